@@ -27,6 +27,7 @@ from zoo.options.fields import options_of
 from zoo.options.roles import ROLES
 from zoo.options.spelling import bind, seeds
 from zoo.options.spelling import parse as spelled
+from zoo.recipes.find import SIZES, one_size
 from zoo.recipes.load import load_recipe
 from zoo.recipes.single import find_stage
 from zoo.recipes.structure import unknown_stage
@@ -114,14 +115,19 @@ def check_evals(texts):
                 check(str(one.options[name]))
 
 
-OWN = ("algo", "config", "recipe", "stage", "laptop", "dry_run", "elsewhere", "as_json", "resume", "log_format")
+OWN = ("algo", "config", "recipe", "stage", "laptop", "small", "gpu", "dry_run", "elsewhere", "as_json",
+       "resume", "log_format")  # fmt: skip
 """What `zoo train` takes besides the options of a run."""
+
+
+def size_in(values):
+    return one_size({size: bool(values.get(size)) for size in SIZES}) or "full"
 
 
 def check_train(values):
     algo, recipe = values["algo"], values["recipe"]
     if recipe is not None:
-        algo = find_stage(recipe, values["stage"], values["laptop"])[2].algo
+        algo = find_stage(recipe, values["stage"], size_in(values))[2].algo
     given = {name: value for name, value in values.items() if name not in OWN}
     core = resolve_options(algo, values["config"], given, "command line")[0].core
     for source in filter(None, (core.data, core.eval_data, core.decay_data)):
@@ -184,8 +190,8 @@ def check_compare(values):
 def check_recipe(values):
     name = values.get("recipe") or values.get("name")
     if name and not name.endswith(".yaml"):
-        variant = load_recipe(name).variant(values.get("laptop", False))
-        assert variant and not (values.get("only") and unknown_stage(variant, values["only"]))
+        variant = load_recipe(name).variant(size_in(values))
+        assert not (values.get("only") and unknown_stage(variant, values["only"]))
     if values.get("seeds"):
         seeds(values["seeds"])
 

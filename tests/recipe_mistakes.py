@@ -336,7 +336,7 @@ MISTAKES = {
         "below: 9,",
         "paper: 9, within: 1,",
         "Loss falls",
-        "a laptop cannot claim the paper's number",
+        "a smaller experiment cannot claim the paper's number",
     ),
     "at without a sweep": (
         "below: 9,",

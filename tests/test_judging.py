@@ -59,7 +59,7 @@ def test_a_judging_run_is_registered_and_committed_before_it_starts(package):
     assert status == 2 and "grows.yaml has changes that are not committed" in err and "stage 1" not in out
     fixed = commit(package)
     status, out, err = cli(*RECORD)
-    assert status == 2 and "now has a line for this judging run. It is committed before the run." in err
+    assert status == 2 and "now has a line for each judging run (grows)" in err
     assert "stage 1" not in out and not Path("runs").exists()
     commit(package)
     status, out, err = cli(*RECORD, "--until-decided")
@@ -139,3 +139,48 @@ def test_a_damaged_log_is_told(package):
     (package / "results" / "judged.jsonl").write_text('{"recipe": "grows", ')
     status, _, err = cli("reproduce", "grows", "--laptop")
     assert status == 2 and "judged.jsonl is damaged" in err
+
+
+# -- sizes and all recipes -----------------------------------------------------------------------------------------
+
+
+def test_without_a_size_the_sizes_are_named_and_the_papers_is_asked_for(package):
+    status, out, err = cli("reproduce", "grows")
+    assert status == 2 and "--laptop" in err and "about 1 minutes" in err and "--full" in err and "stage 1" not in out
+    status, out, err = cli("reproduce", "grows", "--full")
+    assert status == 2 and "is not started without being asked: grows (hardware: none)" in err
+    status, out, _ = cli("reproduce", "grows", "--full", "--yes")
+    assert status == 0 and Path("runs/recipes/grows-full/results.json").is_file()
+    status, _, err = cli("reproduce", "grows", "--small")
+    assert status == 2 and "has no small variant" in err and "It has: --laptop, --full" in err
+    status, _, err = cli("reproduce", "grows", "--small", "--laptop")
+    assert status == 2 and "two sizes" in err
+    for arguments in ((), ("grows", "--all", "--laptop")):
+        status, _, err = cli("reproduce", *arguments)
+        assert status == 2 and "--all" in err
+
+
+def test_all_recipes_run_one_after_the_other_and_go_on(package, monkeypatch):
+    """One that fails stops no other; what was recorded is not run again, also where its runs are gone."""
+    from zoo.recipes import find
+
+    monkeypatch.setattr(find.registry, "recipe_packages", lambda own=find.registry.recipe_packages: [
+        entry for entry in own() if entry.package == "zoo-words"
+    ])  # fmt: skip
+    (package / "fails.yaml").write_text(RECIPE.replace("number(of={seed})", "drawn(samples=0)").replace(
+        "stages: {fact: {evals: {fact:", "stages: {fact: {start: world:gold, evals: {fact:"))  # fmt: skip
+    commit(package)
+    every = ("reproduce", "--all", "--laptop", "--record", "--until-decided")
+    status, _, err = cli(*every)
+    assert status == 2 and "(fails, grows)" in " ".join(err.split())
+    commit(package)
+    status, out, _ = cli(*every)
+    assert status == 1 and "2 of 2 recipes are to be run, about 2 minutes" in out
+    assert "there is nothing to draw" in out and "1 reproduced, 1 contradicted" in out
+    shutil.rmtree("runs")
+    status, out, _ = cli(*every)
+    assert "1 of 2 recipes are to be run" in out and "stage 1 of 3: fact, seed 20 (evaluate)" in out
+    assert "1 of 2 reproduced, 1 contradicted" in " ".join(out.split())
+    assert not Path("runs/recipes/grows-laptop").exists()
+    plan = cli(*every, "--dry-run")[1]
+    assert "grows: 3 seeds, recorded: 1 of 2 reproduced, 1 contradicted" in plan

@@ -84,8 +84,8 @@ def test_every_number_that_decides_the_full_scale_names_its_source():
 
 def test_a_full_scale_can_be_planned_without_network_and_without_its_data(tmp_path):
     def check(name):
-        recipe = check_recipe(load_recipe(FOLDER / f"{name}.yaml"), laptop=False)
-        plan = Reproduction(recipe, False, Console(quiet=True), out=str(tmp_path / name)).plan()
+        recipe = check_recipe(load_recipe(FOLDER / f"{name}.yaml"), size="full")
+        plan = Reproduction(recipe, "full", Console(quiet=True), out=str(tmp_path / name)).plan()
         assert {stage["name"] for stage in plan["stages"]} == set(recipe.full.stages)
         assert not any(stage["finished"] for stage in plan["stages"])
 

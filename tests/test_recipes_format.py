@@ -292,9 +292,9 @@ def test_a_laptop_may_claim_a_number_that_holds_at_any_scale(place):
 
 def test_the_other_variant_of_a_recipe_may_need_what_is_not_installed(place):
     text = GOOD.replace("hits: instructions\n", "hits: of_an_extra\n")
-    assert check_recipe(load_recipe(written(text)), laptop=True).laptop.stages
+    assert check_recipe(load_recipe(written(text)), "laptop").laptop.stages
     with pytest.raises(ZooError, match="of_an_extra"):
-        check_recipe(load_recipe("mine.yaml"), laptop=False)
+        check_recipe(load_recipe("mine.yaml"), "full")
 
 
 def test_files_that_are_still_to_be_made_pass_where_that_is_said(place):
@@ -514,11 +514,13 @@ def test_a_stage_that_needs_another_takes_its_finished_run_or_says_how_to_make_i
     (place / "tiny").symlink_to(tiny_folder)
     status, _, shown = cli("train", "--recipe", written(TINY), "--stage", "dpo", "--dry-run")
     assert status == 2 and "needs its stage start, which is not finished" in shown
-    assert "zoo reproduce mine.yaml --only 'start' --seeds 0," in shown and "Or give --model yourself." in shown
-    done = cli("train", "--recipe", "mine.yaml", "--stage", "sft", "--out", "runs/recipes/mine/seed-0", "--name", "sft")
+    assert "zoo reproduce mine.yaml --full --yes --only 'start' --seeds 0," in shown
+    assert "Or give --model yourself." in shown
+    place = ("--out", "runs/recipes/mine-full/seed-0", "--name", "sft")
+    done = cli("train", "--recipe", "mine.yaml", "--stage", "sft", *place)
     assert done[0] == 0, done
     shown = cli("train", "--recipe", "mine.yaml", "--stage", "dpo", "--dry-run")[1]
-    assert "runs/recipes/mine/seed-0/sft" in shown
+    assert "runs/recipes/mine-full/seed-0/sft" in shown
 
 
 @pytest.mark.parametrize(

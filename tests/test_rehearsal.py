@@ -68,8 +68,8 @@ def test_every_stage_that_fails_is_told(tmp_path, monkeypatch):
 
 
 def test_the_stages_of_a_bundled_recipe_lead_to_the_model_that_they_begin_with():
-    recipe = check_recipe(load_recipe("tulu3"), laptop=False)
-    stages = Reproduction(recipe, False, Console(quiet=True)).rehearsed()
+    recipe = check_recipe(load_recipe("tulu3"), "full")
+    stages = Reproduction(recipe, "full", Console(quiet=True)).rehearsed()
     assert list(stages) == ["sft", "dpo", "plain_dpo", "rm", "rlvr"]
     assert {start for _, _, start in stages.values()} == {"meta-llama/Llama-3.1-8B"}
 

@@ -24,6 +24,7 @@ from zoo.options.fields import Option, options_of
 from zoo.options.points import shown
 from zoo.options.roles import model_options
 from zoo.options.strict_yaml import read_yaml
+from zoo.recipes.find import SIZES, one_size
 from zoo.terminal import Console, JsonLines, print_json
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ EPILOG = (
     "zoo train --config runs/sft-smollm2-135m-1/run.yaml    zoo train --recipe ipo --stage 'ipo(tau=0.1)' --laptop"
 )
 
+SMALLER = {size: about for size, about in SIZES.items() if size != "full"}
 MODELS = (*model_options(), "reward", "gold_reward")
 """Options behind which a shell offers runs and their checkpoints."""
 
@@ -107,7 +109,8 @@ def _named_algorithm(arguments: list[str]) -> str | None:
     if algo is None and recipe is not None:
         from zoo.recipes.single import find_stage
 
-        return find_stage(recipe, _value(arguments, "--stage"), "--laptop" in arguments)[2].algo
+        sizes = {size: f"--{size}" in arguments for size in SMALLER}
+        return find_stage(recipe, _value(arguments, "--stage"), one_size(sizes) or "full")[2].algo
     if algo is None and config is not None:
         from zoo.training.run import judge_config
 
@@ -142,9 +145,9 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
             if given and not dry_run:
                 raise ZooError(f"{flag} is only for --dry-run.", f"Add --dry-run, or leave {flag} out.")
         asked = typed.pop("resume")
-        recipe, stage, laptop = typed.pop("recipe"), typed.pop("stage"), typed.pop("laptop")
+        recipe, stage, sizes = typed.pop("recipe"), typed.pop("stage"), {size: typed.pop(size) for size in SMALLER}
         typed = {name: value for name, value in typed.items() if value is not None}
-        between = _from_recipe(recipe, stage, laptop, {**typed, "algo": algo, "config": config})
+        between = _from_recipe(recipe, stage, sizes, {**typed, "algo": algo, "config": config})
         from zoo.training.outlook import look
         from zoo.training.run import execute, go_on, judge_config, resolve_options
 
@@ -176,7 +179,7 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         ("config", str, typer.Option(help="A YAML file of options, such as the run.yaml of a run.", metavar="FILE")),
         ("recipe", str, typer.Option(help="Train one --stage of this recipe (`zoo recipes` lists them).")),
         ("stage", str, typer.Option(help="The stage of the recipe; other options override its own.")),
-        ("laptop", bool, typer.Option("--laptop", help="Use the recipe's small experiment.")),
+        *((size, bool, typer.Option(f"--{size}", help=f"From the recipe, {about}.")) for size, about in SMALLER.items()),
         ("resume", bool, typer.Option("--resume", help="Go on with the run of this --name, if these options have begun "
                                       "it before; else begin it.")),
         ("dry_run", bool, typer.Option("--dry-run", help="Check that everything the run needs is there; print every "
@@ -196,19 +199,19 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
 
 
 def _from_recipe(
-    recipe: str | None, stage: str | None, laptop: bool, typed: Mapping[str, Any]
+    recipe: str | None, stage: str | None, sizes: Mapping[str, bool], typed: Mapping[str, Any]
 ) -> tuple[str | None, list[tuple[str, Mapping[str, Any]]]]:
     """The algorithm of a recipe's stage, and its options as a layer; neither without --recipe."""
     if recipe is None:
-        if stage is not None or laptop:
-            raise ZooError("--stage and --laptop need a recipe.", "Add --recipe NAME.")
+        if stage is not None or any(sizes.values()):
+            raise ZooError("--stage and the flag of a size need a recipe.", "Add --recipe NAME.")
         return None, []
     from zoo.recipes.single import stage_options
 
     for flag in ("algo", "config"):
         if typed[flag] is not None:
             raise ZooError(f"--{flag} cannot be combined with --recipe: the stage sets it.", f"Leave --{flag} out.")
-    algo, options = stage_options(recipe, str(stage), laptop, typed)
+    algo, options = stage_options(recipe, str(stage), one_size(sizes) or "full", typed)
     return algo, [(f"recipe {recipe}", options)]
 
 

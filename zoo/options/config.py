@@ -498,7 +498,21 @@ TOLD = (
 )  # fmt: skip
 """What changes a result by rounding, by luck or in no number at all: a resume tells it, and goes on."""
 
-RESERVED = {"algo", "config", "recipe", "stage", "laptop", "resume", "dry_run", "as_json", "json", "quiet", "help"}
+RESERVED = {
+    "algo",
+    "config",
+    "recipe",
+    "stage",
+    "laptop",
+    "small",
+    "gpu",
+    "resume",
+    "dry_run",
+    "as_json",
+    "json",
+    "quiet",
+    "help",
+}
 """Flags and arguments of `train` that are not options."""
 TO_COME = {
     "ema", "staleness",

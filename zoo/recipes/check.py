@@ -34,21 +34,15 @@ from zoo.runs import is_run_name
 from zoo.training.outlook import evaluations
 
 
-def check_recipe(recipe: Recipe, laptop: bool | None = None, absent_files: bool = False) -> Recipe:
+def check_recipe(recipe: Recipe, size: str | None = None, absent_files: bool = False) -> Recipe:
     """The recipe, with only those shared evaluations in each stage that fit its model.
 
-    laptop: whether to check only the laptop or only the full variant, None for both; absent_files: data files may be
-    missing, because they are made later. Raises ZooError that names every mistake with file and line.
+    size: the only one to check, None for all; absent_files: data files may be missing, because they are made later.
+    Raises ZooError that names every mistake with file and line.
     """
-    chosen = {"full": recipe.full, "laptop": recipe.laptop}
-    if laptop is not None:
-        chosen = {"laptop": recipe.laptop} if laptop else {"full": recipe.full}
     problems: list[str] = []
-    checked = {
-        name: _Check(recipe, variant, problems, absent_files).run()
-        for name, variant in chosen.items()
-        if variant is not None
-    }
+    chosen = reversed(recipe.variants) if size is None else [recipe.variant(size)]
+    checked = {variant.name: _Check(recipe, variant, problems, absent_files).run() for variant in chosen}
     if problems:
         raise ZooError(
             "\n".join(dict.fromkeys(problems)), "Nothing was run. docs/recipes.md describes the form of a recipe."

@@ -18,8 +18,23 @@ from zoo.contract.hook_arguments import shown
 from zoo.errors import ZooError, nearest
 from zoo.options.strict_yaml import read_with_lines
 
+SIZES = {
+    "laptop": "the small experiment, in minutes on a CPU",
+    "small": "the same on the default language model, in tens of minutes on a CPU",
+    "gpu": "the same on a model of a billion weights, in an hour on one GPU",
+    "full": "the paper's own scale",
+}
+"""The scales at which a recipe can have stages and claims; in the file, those of "full" stand at the top."""
 Lines = dict[tuple[str | int, ...], tuple[str, int]]
 """Of every key of a file, by its path from the top: the file and the line (`extends` brings a second file)."""
+
+
+def one_size(given: Mapping[str, bool]) -> str | None:
+    """The size whose flag is given, None without one. Raises ZooError for several."""
+    chosen = [size for size, is_given in given.items() if is_given]
+    if len(chosen) > 1:
+        raise ZooError(f"--{chosen[0]} and --{chosen[1]} are two sizes.", "Give one of them.")
+    return chosen[0] if chosen else None
 
 
 @dataclass(frozen=True)
@@ -108,9 +123,10 @@ def read(path: Path) -> tuple[dict[str, Any], Lines]:
             f"{file}:{line}: '{name}' extends '{base['extends']}' itself, but only one level is allowed.",
             f"Extend '{base['extends']}', and write here what '{name}' changes.",
         )
-    if isinstance(base.get("laptop"), dict):
-        # Findings are about the run of that recipe, not of this one.
-        base["laptop"] = {key: value for key, value in base["laptop"].items() if key != "findings"}
+    for size in SIZES:
+        if isinstance(base.get(size), dict):
+            # Findings are about the run of that recipe, not of this one.
+            base[size] = {key: value for key, value in base[size].items() if key != "findings"}
     return _laid_over(base, content), base_lines | lines
 
 

@@ -166,7 +166,7 @@ class VariantForm(Form):
 
 
 class Conditions(Form):
-    """How the laptop's experiment is run, and what a reader may conclude from it."""
+    """How a smaller experiment is run, and what a reader may conclude from it."""
 
     tests: Text = Field(description="What is compared with what.")
     seeds: int = Field(
@@ -177,11 +177,11 @@ class Conditions(Form):
     findings: Text = Field("", description="The results, their likely reasons, and what a reader may conclude.")
 
 
-class LaptopForm(Conditions, VariantForm):
-    """The mechanism behind the claims, tested in minutes."""
+class ScaleForm(Conditions, VariantForm):
+    """The mechanism behind the claims, tested at a smaller scale than the paper's."""
 
     @model_validator(mode="after")
-    def _named(self) -> LaptopForm:
+    def _named(self) -> ScaleForm:
         ids = [claim.id for claim in self.claims if claim.untested is None]
         for claim in self.claims:
             if claim.untested is None and claim.id is None:
@@ -207,7 +207,9 @@ class RecipeForm(Head, VariantForm):
     """A recipe of the zoo: what a paper claims, with the experiment behind it."""
 
     extends: str | None = Field(None, description="Another recipe, whose keys are used if this one does not have them.")
-    laptop: LaptopForm | None = None
+    laptop: ScaleForm | None = Field(None, description="An experiment that takes minutes on a CPU.")
+    small: ScaleForm | None = Field(None, description="One on the default language model.")
+    gpu: ScaleForm | None = Field(None, description="One that takes an hour on a GPU.")
 
 
 def parse(content: Mapping[str, Any], lines: Lines, path: Path) -> RecipeForm:
@@ -273,6 +275,6 @@ def json_schema() -> dict[str, Any]:
     }
     stage = schema["$defs"]["StageForm"]
     stage["properties"] |= {name: about for name, about in options.items() if name not in stage["properties"]}
-    for part in (schema, schema["$defs"]["LaptopForm"]):
+    for part in (schema, schema["$defs"]["ScaleForm"]):
         part["properties"]["common"] |= {"properties": options, "additionalProperties": False}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}

@@ -20,8 +20,8 @@ from zoo.errors import ZooError, nearest
 from zoo.limits import STAGES
 from zoo.options.config import OTHER_NAMES, TrainConfig
 from zoo.options.fields import options_of
-from zoo.recipes.find import Lines, RecipeEntry, all_recipes, experiment_digest, find_recipe, place, read
-from zoo.recipes.form import STAGE_NAME, Conditions, Head, LaptopForm, StageForm, VariantForm, parse
+from zoo.recipes.find import SIZES, Lines, RecipeEntry, all_recipes, experiment_digest, find_recipe, place, read
+from zoo.recipes.form import STAGE_NAME, Conditions, Head, ScaleForm, StageForm, VariantForm, parse
 from zoo.recipes.schema import Recipe, Stage, Variant, canonical, references, rewritten, spelled
 from zoo.recipes.structure import check_structure
 
@@ -43,14 +43,13 @@ def load_recipe(name: str | Path) -> Recipe:
     form = parse(content, lines, path)
     problems: list[str] = []
     full = _Expansion(form, (), lines, path, problems).variant("full", experiment_digest(content))
-    laptop = None
-    if form.laptop is not None:
-        laptop = _Expansion(form.laptop, ("laptop",), lines, path, problems).variant(
-            "laptop", experiment_digest(content["laptop"])
-        )
+    smaller = {
+        size: _Expansion(part, (size,), lines, path, problems).variant(size, experiment_digest(content[size]))
+        for size in SIZES if size != "full" and (part := getattr(form, size)) is not None
+    }  # fmt: skip
     _raise(problems)
     head = {key: getattr(form, key) for key in Head.model_fields}
-    recipe = Recipe(name=path.stem, path=path, package=package, **head, full=full, laptop=laptop, lines=lines)
+    recipe = Recipe(name=path.stem, path=path, package=package, **head, full=full, lines=lines, **smaller)
     _raise(check_structure(recipe))
     return recipe
 
@@ -72,7 +71,7 @@ class _Expansion:
         stages = [stage for written, form in self.form.stages.items() for stage in self._stages(written, form)]
         self._check_folders(stages)
         conditions = None
-        if isinstance(self.form, LaptopForm):
+        if isinstance(self.form, ScaleForm):
             conditions = Conditions(**{key: getattr(self.form, key) for key in Conditions.model_fields})
         by_name = {stage.name: stage for stage in stages}
         return Variant(name=name, stages=by_name, claims=self.form.claims, conditions=conditions, digest=digest)

@@ -19,6 +19,7 @@ from zoo.errors import ZooError
 from zoo.paths import write_text
 from zoo.recipes.claims import stated
 from zoo.recipes.schema import Recipe, Variant
+from zoo.recipes.table import keeps_results
 
 JUDGING, DESIGNING = range(20, 100), range(100, 1000)
 BLOCK = 20
@@ -50,10 +51,28 @@ def entries(recipe: Recipe, variant: Variant, text: str | None = None) -> list[d
 
 
 def log_of(recipe: Recipe) -> Path:
-    return recipe.results_path.with_name(LOG)
+    return recipe.results_path("full").with_name(LOG)
 
 
-def register(recipe: Recipe, variant: Variant) -> None:
+def register(recipes: Sequence[Recipe], size: str) -> None:
+    """Log the judging runs of recipes. Raises ZooError unless recipes and log are committed."""
+    for recipe in recipes:
+        if not keeps_results(recipe.path.parent):
+            raise ZooError(
+                f"Nothing was run: results are recorded for the recipes of a package, and {recipe.path} is in none.",
+                "Leave out --record.",
+            )
+        _register(recipe, recipe.variant(size))
+    if new := [recipe for recipe in recipes if not _is_committed(recipe, recipe.variant(size))]:
+        logs, names = sorted({str(log_of(recipe)) for recipe in new}), ", ".join(recipe.name for recipe in new)
+        raise ZooError(
+            f"Nothing was run yet: {' and '.join(logs)} now has a line for each judging run ({names}). It is committed "
+            "before they start.",
+            f"git add {' '.join(logs)} && git commit, then the same command again.",
+        )
+
+
+def _register(recipe: Recipe, variant: Variant) -> None:
     """Add a line for the judging run of this experiment, unless there is one.
 
     Raises ZooError if the recipe was judged as often as there are seeds, or its file has changes that are not
@@ -79,7 +98,7 @@ def register(recipe: Recipe, variant: Variant) -> None:
     write_text(file, before + json.dumps(entry, ensure_ascii=False) + "\n")
 
 
-def is_committed(recipe: Recipe, variant: Variant) -> bool:
+def _is_committed(recipe: Recipe, variant: Variant) -> bool:
     """Whether the line of this experiment is committed; always where there is no version control."""
     file = log_of(recipe)
     if not _git(file.parent, "rev-parse", "--show-toplevel"):

@@ -49,7 +49,7 @@ def gather(
     scores = {seed: {job.name: cases_of(job) for job in jobs if job.seed == seed} for seed in seeds}
     measured = claims.Measured(values, lambda text: [name for name in variant.matching(text) if name in names], scores)
     judged = [claims.judge(claim, measured, seeds) for claim in variant.claims]
-    other = recipe.full.claims if variant.name == "laptop" else ()
+    other = recipe.full.claims if variant.name != "full" else ()
     return {
         "recipe": recipe.name,
         "title": recipe.title,
@@ -196,9 +196,3 @@ def stored(results: Mapping[str, Any]) -> dict[str, Any]:
         "versions": {name: made["versions"][name] for name in ("zoo", "torch", "transformers", "python")},
         "claims": short,
     }  # fmt: skip
-
-
-def stored_path(recipe: Recipe, variant: str) -> Path:
-    """`results/NAME.json` for the laptop variant, `results/NAME-full.json` for the full one."""
-    path = recipe.results_path
-    return path if variant == "laptop" else path.with_name(f"{path.stem}-full.json")

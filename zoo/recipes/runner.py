@@ -29,7 +29,7 @@ from zoo.recipes.graph import Job, drawn, jobs, stage_order
 from zoo.recipes.schema import Recipe
 from zoo.recipes.stages import Stages
 from zoo.recipes.structure import written_at
-from zoo.recipes.table import keeps_results, write_table
+from zoo.recipes.table import write_table
 from zoo.recipes.verdicts import UNDECIDED, next_look
 from zoo.report.plots.recipe_picture import write_picture
 from zoo.report.recipe_page import write_recipe_page
@@ -42,50 +42,30 @@ class Reproduction:
     """One recipe at one scale, and its folder."""
 
     def __init__(
-        self, recipe: Recipe, laptop: bool, console: Console, *,
+        self, recipe: Recipe, size: str, console: Console, *,
         seeds: int | Sequence[int] | None = None, only: str | None = None, out: str = "runs/recipes", command: str = "",
         workers: Workers | None = None, most_seeds: int = 0, recorded: bool = False,
     ):  # fmt: skip
         """seeds: a number of seeds, or these; by default as many as the recipe says. only: run this stage and those
         that it needs, and judge no claim; workers: run stages at the same time, each as a command of its own;
         most_seeds: while claims are undecided, go on with more seeds, up to this number; recorded: the results are to
-        be stored next to the recipe.
+        be stored next to the recipe, whose judging run is registered.
 
         Raises ZooError if the recipe has no such variant or stage, or is not ready to be judged.
         """
-        variant = recipe.variant(laptop)
-        if variant is None:
-            raise ZooError(f"The recipe {recipe.name} has no laptop variant.", "Leave out --laptop for the full scale.")
+        variant = recipe.variant(size)
         self.recipe, self.variant, self.console, self.only = recipe, variant, console, only
         self.workers, self.out = workers, out
-        self.command = command or f"zoo reproduce {recipe.name}{' --laptop' if laptop else ''}"
+        self.command = command or f"zoo reproduce {recipe.name} --{size}"
         self.most_seeds, self.recorded = most_seeds, recorded
-        if recorded:
-            self._register()
         count = variant.seeds if seeds is None else seeds
         begin = registered.first_seed(recipe, variant)
         self.seeds = list(range(begin, begin + count)) if isinstance(count, int) else list(count)
         if recorded:
             registered.check_seeds(self.seeds, recipe, variant)
-        self.folder = typed_path(out) / f"{recipe.name}{'-laptop' if laptop else ''}"
+        self.folder = typed_path(out) / f"{recipe.name}-{size}"
         self.order = stage_order(variant, only)
         self._plan()
-
-    def _register(self) -> None:
-        """Log this judging run. Raises ZooError unless the recipe and the log are committed."""
-        if not keeps_results(self.recipe.path.parent):
-            raise ZooError(
-                f"Nothing was run: results are recorded for the recipes of a package, and {self.recipe.path} is in "
-                "none.",
-                "Leave out --record.",
-            )
-        registered.register(self.recipe, self.variant)
-        if not registered.is_committed(self.recipe, self.variant):
-            log = registered.log_of(self.recipe)
-            raise ZooError(
-                f"Nothing was run yet: {log} now has a line for this judging run. It is committed before the run.",
-                f"git add {log} && git commit -m 'Judge {self.recipe.name}', then the same command again.",
-            )
 
     def _plan(self) -> None:
         """The stages of all seeds."""
@@ -101,17 +81,33 @@ class Reproduction:
     def say(self, text: str) -> None:
         self.console.say(text)
 
+    @property
+    def minutes(self) -> float:
+        """How long the recipe says that these seeds take on two cores; 0 for the paper's scale."""
+        conditions = self.variant.conditions
+        return conditions.minutes * len(self.seeds) / conditions.seeds if conditions else 0.0
+
+    def settled(self) -> dict[str, Any] | None:
+        """The recorded results if they are of this experiment and more seeds would not be run; else None."""
+        file = self.recipe.results_path(self.variant.name)
+        if not file.is_file():
+            return None
+        kept: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        of_this = kept.get("digest") == self.variant.digest and set(self.seeds) <= set(kept["seeds"])
+        goes_on = of_this and UNDECIDED in kept["counts"] and next_look(len(kept["seeds"]), self.most_seeds) is not None
+        return kept if of_this and not goes_on else None
+
     # -- before anything runs --------------------------------------------------------------------------------------
 
     def draw(self) -> None:
         """Print the stage graph, the seeds and the expected time."""
-        title = f"{self.recipe.title}, {'laptop scale' if self.variant.name == 'laptop' else 'full scale'}"
+        title = f"{self.recipe.title}, {self.variant.name} scale"
         conditions = self.variant.conditions
         self.say(f"{title}\n{conditions.tests if conditions else ''}".strip())
         for line in drawn(self.order):
             self.say(f"  {line}")
         seeds = ", ".join(map(str, self.seeds))
-        about = f", about {conditions.minutes * len(self.seeds) / conditions.seeds:.2g} minutes" if conditions else ""
+        about = f", about {self.minutes:.2g} minutes" if conditions else ""
         self.say(f"{len(self.order)} stages for each of the seeds {seeds} in {self.folder}{about}.")
 
     def plan(self) -> dict[str, Any]:
@@ -186,7 +182,7 @@ class Reproduction:
     def record(self, gathered: Mapping[str, Any]) -> Path | None:
         """Store the results and their picture next to the recipe and update the table; None if that is impossible."""
         folder = self.recipe.path.parent
-        path = results.stored_path(self.recipe, self.variant.name)
+        path = self.recipe.results_path(self.variant.name)
         try:
             path.parent.mkdir(exist_ok=True)
             write_text(path, json.dumps(results.stored(gathered), indent=1, ensure_ascii=False) + "\n")
@@ -216,11 +212,10 @@ class Reproduction:
 
     def _task(self, job: Job, names: Mapping[tuple[int, str], str]) -> Task:
         """The command of a stage. names: of the unfinished stages."""
-        scale = ["--laptop"] if self.variant.name == "laptop" else []
         name, needs = names[job.seed, job.name], ((job.seed, needed) for needed in job.stage.needs)
         return Task(
             name,
-            ("reproduce", str(self.recipe.path), *scale, "--seeds", f"{job.seed},", "--only", job.name,
+            ("reproduce", str(self.recipe.path), f"--{self.variant.name}", "--seeds", f"{job.seed},", "--only", job.name,
              "--out", self.out),
             self.folder / "logs" / f"{name}.log", tuple(names[key] for key in needs if key in names),
         )  # fmt: skip

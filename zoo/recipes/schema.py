@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.recipes.find import Lines, place
+from zoo.errors import ZooError
+from zoo.recipes.find import SIZES, Lines, place
 from zoo.recipes.form import Claim, Conditions, Form, Head, StageKeys
 
 REFERENCE = re.compile(r"\bstage:([A-Za-z]\w*(?:-\w+)*(?:\([^()]*\))?)")
@@ -77,8 +78,8 @@ class Stage(StageKeys):
 
 
 class Variant(Form):
-    """The stages and claims of one scale. `name`: full or laptop; conditions: how the laptop's experiment is run;
-    digest: of what decides in it."""
+    """The stages and claims of one scale. `name`: its size, one of SIZES; conditions: how a smaller experiment is
+    run; digest: of what decides in it."""
 
     name: str
     stages: dict[str, Stage]
@@ -94,7 +95,7 @@ class Variant(Form):
     @property
     def top(self) -> tuple[str, ...]:
         """The path of keys to it in the file."""
-        return ("laptop",) if self.name == "laptop" else ()
+        return () if self.name == "full" else (self.name,)
 
     def matching(self, reference: str) -> list[str]:
         """The stages that `tuned`, `tuned(beta=0.1)` or `tuned(*)` names; empty if there is none."""
@@ -110,22 +111,33 @@ class Variant(Form):
 
 
 class Recipe(Head):
-    """A paper, its full-scale experiment, and a laptop-scale one. `package`: the installed package it came with."""
+    """A paper, its full-scale experiment, and smaller ones. `package`: the installed package it came with."""
 
     name: str
     path: Path
     package: str = ""
     full: Variant
     laptop: Variant | None = None
+    small: Variant | None = None
+    gpu: Variant | None = None
     lines: Lines = {}
 
-    def variant(self, laptop: bool) -> Variant | None:
-        return self.laptop if laptop else self.full
-
     @property
-    def results_path(self) -> Path:
-        """The file with the results of its last run."""
-        return self.path.parent / "results" / f"{self.name}.json"
+    def variants(self) -> list[Variant]:
+        """Those that it has, the smallest first."""
+        return [variant for size in SIZES if (variant := getattr(self, size)) is not None]
+
+    def variant(self, size: str) -> Variant:
+        """That of a size. Raises ZooError if it has none."""
+        found: Variant | None = getattr(self, size)
+        if found is None:
+            flags = ", ".join(f"--{variant.name}" for variant in self.variants)
+            raise ZooError(f"The recipe {self.name} has no {size} variant.", f"It has: {flags}.")
+        return found
+
+    def results_path(self, size: str) -> Path:
+        """The file with the results of its last run: `results/NAME.json` for a laptop, else `results/NAME-SIZE.json`."""
+        return self.path.parent / "results" / f"{self.name}{'' if size == 'laptop' else f'-{size}'}.json"
 
     def where(self, variant: Variant, *keys: str | int) -> str:
         """`recipes/mine.yaml:12`: the line of the key at this path in a variant, or of the nearest parent key."""

@@ -16,12 +16,10 @@ from zoo.runs import Run
 FOLDER = Path("runs/recipes")
 
 
-def find_stage(name: str, stage: str | None, laptop: bool) -> tuple[Recipe, Variant, Stage]:
-    """The stage that --recipe, --stage and --laptop name. Raises ZooError unless it exists and trains."""
+def find_stage(name: str, stage: str | None, size: str) -> tuple[Recipe, Variant, Stage]:
+    """The stage that --recipe, --stage and the flag of a size name. Raises ZooError unless it exists and trains."""
     recipe = load_recipe(name)
-    variant = recipe.variant(laptop)
-    if variant is None:
-        raise ZooError(f"The recipe {recipe.name} has no laptop variant.", "Leave out --laptop for the full scale.")
+    variant = recipe.variant(size)
     trained = [candidate.name for candidate in variant.stages.values() if candidate.algo]
     hint = f"Stages that train: {', '.join(trained) or 'none'}."
     if stage is None:
@@ -33,20 +31,20 @@ def find_stage(name: str, stage: str | None, laptop: bool) -> tuple[Recipe, Vari
         raise ZooError(f"'{stage}' names several stages.", f"Name one of them: {', '.join(variant.matching(stage))}.")
     if chosen.algo is None:
         what = "labels data" if chosen.label is not None else "is only evaluated"
-        command = f"zoo reproduce {name}{' --laptop' if laptop else ''} --only {chosen.name}"
+        command = f"zoo reproduce {name} --{size} --only {chosen.name}"
         raise ZooError(f"The stage {chosen.name} of {recipe.name} trains nothing: it {what}.", f"{hint} Or: {command}")
     return recipe, variant, chosen
 
 
 def stage_options(
-    name: str, stage: str, laptop: bool, given: Mapping[str, Any], folder: Path = FOLDER
+    name: str, stage: str, size: str, given: Mapping[str, Any], folder: Path = FOLDER
 ) -> tuple[str, dict[str, Any]]:
     """The algorithm and the options of a stage; references become runs and rows that `zoo reproduce` has finished.
 
     given: options from the command line, which replace the stage's own, so that their references need no run. Raises
     ZooError for a reference to a stage that is not finished.
     """
-    recipe, variant, chosen = find_stage(name, stage, laptop)
+    recipe, variant, chosen = find_stage(name, stage, size)
     by_hand = {key for key, value in given.items() if value is not None}
     kept = {key: value for key, value in chosen.options.items() if key not in by_hand}
     chosen = chosen.model_copy(
@@ -54,13 +52,14 @@ def stage_options(
     )
     seed = _seed(given.get("seed"), chosen)
     made: dict[str, str] = {}
-    top = folder / f"{recipe.name}{'-laptop' if laptop else ''}"
+    top = folder / f"{recipe.name}-{size}"
     stages = {job.name: job for job in jobs(list(variant.stages.values()), [seed], top)}
     for key, value in chosen.training_options.items():
         for needed in references(value):
             job = stages[needed]
             if not _is_finished(job, stages):
-                command = f"zoo reproduce {name}{' --laptop' if laptop else ''} --only '{needed}' --seeds {seed},"
+                asked = " --yes" if size == "full" else ""
+                command = f"zoo reproduce {name} --{size}{asked} --only '{needed}' --seeds {seed},"
                 raise ZooError(
                     f"The stage {chosen.name} of {recipe.name} needs its stage {needed}, which is not finished in "
                     f"{job.folder}.",

@@ -13,10 +13,9 @@ from zoo.recipes.schema import Recipe, Stage, Variant, canonical, references
 
 def check_structure(recipe: Recipe) -> list[str]:
     """The mistakes, each with file and line."""
-    variants = [variant for variant in (recipe.full, recipe.laptop) if variant is not None]
     return [
         problem
-        for variant in variants
+        for variant in reversed(recipe.variants)
         for problem in (*_stages(recipe, variant), *_claims(recipe, variant))
     ]  # fmt: skip
 
@@ -103,9 +102,9 @@ def _claims(recipe: Recipe, variant: Variant) -> Iterator[str]:
             named = METRIC.fullmatch(metric)
             if named and (problem := unknown_stage(variant, canonical(named[1]))):
                 yield f"{recipe.where(variant, 'claims', i, *keys)}: {problem}"
-        if variant.name == "laptop" and claim.rule == "paper" and not claim.exact:
+        if variant.name != "full" and claim.rule == "paper" and not claim.exact:
             yield (
-                f"{recipe.where(variant, 'claims', i, 'paper')}: a laptop cannot claim the paper's number. State what "
+                f"{recipe.where(variant, 'claims', i, 'paper')}: a smaller experiment cannot claim the paper's number. State what "
                 "shows the mechanism (above, by, …), or write `exact: true` if the number holds at any scale."
             )
 

@@ -11,7 +11,6 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.recipes.form import Claim
 from zoo.recipes.load import load_recipe
-from zoo.recipes.results import stored_path
 from zoo.recipes.schema import Recipe, Variant
 from zoo.recipes.verdicts import CONTRADICTED, NOT_TESTED, REPRODUCED, UNDECIDED
 
@@ -78,8 +77,8 @@ def keeps_results(folder: Path) -> bool:
 def _kept(folder: Path, recipe: Recipe) -> list[Kept]:
     """The recorded results of a recipe, by scale."""
     found = []
-    for variant in filter(None, (recipe.laptop, recipe.full)):
-        file = stored_path(recipe, variant.name)
+    for variant in recipe.variants:
+        file = recipe.results_path(variant.name)
         if file.is_file():
             results = json.loads(file.read_text(encoding="utf-8"))
             picture = file.with_suffix(".svg")
@@ -89,16 +88,18 @@ def _kept(folder: Path, recipe: Recipe) -> list[Kept]:
 
 
 def _rows(recipes: Sequence[Recipe], kept: Sequence[Kept]) -> list[tuple[str, str]]:
-    """The verdict and the row of each claim that a laptop can test."""
-    results = {of_it.recipe.name: of_it for of_it in kept if of_it.variant.name == "laptop"}
+    """The verdict and the row of each claim that a machine without a GPU can test."""
+    results = {(of_it.recipe.name, of_it.variant.name): of_it for of_it in kept}
     return [
-        _row(recipe, claim, results.get(recipe.name))
-        for recipe in recipes for claim in (recipe.laptop.claims if recipe.laptop else ()) if claim.untested is None
+        _row(recipe, variant, claim, results.get((recipe.name, variant.name)))
+        for recipe in recipes for variant in recipe.variants if variant.name in ("laptop", "small")
+        for claim in variant.claims if claim.untested is None
     ]  # fmt: skip
 
 
-def _row(recipe: Recipe, claim: Claim, kept: Kept | None) -> tuple[str, str]:
-    first = [cell(claim.says), f"[{recipe.name}]({recipe.path.name})"]
+def _row(recipe: Recipe, variant: Variant, claim: Claim, kept: Kept | None) -> tuple[str, str]:
+    size = "" if variant.name == "laptop" else f", {variant.name}"
+    first = [cell(claim.says), f"[{recipe.name}]({recipe.path.name}){size}"]
     found = None if kept is None else _found(claim, kept.results)
     if kept is None or found is None:
         return NOT_RUN, f"| {' | '.join([*first, NOT_RUN, '', '', '', ''])} |"
@@ -127,7 +128,13 @@ def _details(kept: Kept) -> list[str]:
     paper = recipe.paper.text
     if recipe.paper.arxiv:
         paper = f"[{paper}](https://arxiv.org/abs/{recipe.paper.arxiv})"
-    lines = ["", f"## {recipe.name}", "", f"{cell(f'{recipe.title}. {tests}')} ({paper})", ""]
+    lines = [
+        "",
+        f"## {recipe.name}{'' if kept.variant.name == 'laptop' else f', {kept.variant.name}'}",
+        "",
+        f"{cell(f'{recipe.title}. {tests}')} ({paper})",
+        "",
+    ]
     if kept.stale:
         lines += ["**Stale**: the experiment was changed after these results.", ""]
     lines += [

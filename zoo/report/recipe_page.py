@@ -35,13 +35,10 @@ def write_recipe_page(folder: Path, results: Mapping[str, Any]) -> Path:
     }
     data_files.write(folder, [plot for of_it in drawn.values() for plot in of_it])
     page = pages.render(
-        "recipe.html", title=f"{results['recipe']}, {_SCALES[results['variant']]}", results=results, plots=drawn,
+        "recipe.html", title=f"{results['recipe']}, {results['variant']} scale", results=results, plots=drawn,
         samples=_samples(folder, results),
     )  # fmt: skip
     return pages.write(folder / "report.html", page)
-
-
-_SCALES = {"laptop": "laptop scale", "full": "full scale"}
 
 
 def _claims(results: Mapping[str, Any]) -> list[Plot]:

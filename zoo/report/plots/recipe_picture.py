@@ -46,7 +46,7 @@ def recipe_picture(results: Results) -> str | None:
     plots = [plot for plot in drawn if plot is not None][:MOST]
     if not plots:
         return None
-    scale = "at laptop scale" if results["variant"] == "laptop" else "at full scale"
+    scale = f"at {results['variant']} scale"
     heading = [f"{results['recipe']} {scale}: {results['verdict']}", f"{seeds.key(results['seeds'])}\u2003| mean"]
     label = f"What the claims of {results['recipe']} compare, seed by seed: " + "; ".join(map(_told, plots))
     return stand_alone(plots, label, heading)
