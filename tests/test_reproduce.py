@@ -231,7 +231,7 @@ def test_stages_at_the_same_time_give_the_same(made, place, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(place / "zoo-words"))
     status, out, err = cli(*COMMAND, "--out", "beside", "--workers", "2")
     assert status == 0, out + err
-    assert "stages on 2 processes of this machine" in out
+    assert "2 seeds on 2 processes of this machine" in out
     assert results(place / "beside/words-laptop") == results(made[0])
     assert "0 stages on" in cli(*COMMAND, "--out", "beside", "--workers", "2")[1]
 

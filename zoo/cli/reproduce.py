@@ -54,7 +54,8 @@ def reproduce(
         ),
     ] = None,
     only: Annotated[
-        str | None, typer.Option(metavar="STAGE", help="Run this stage and the stages it needs; judge nothing.")
+        str | None,
+        typer.Option(metavar="STAGE", help="Run this stage and the stages it needs (* for all); judge nothing."),
     ] = None,
     until_decided: Annotated[
         bool, typer.Option("--until-decided", help="Go on with more seeds until each claim is decided.")

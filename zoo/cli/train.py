@@ -179,7 +179,7 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         ("config", str, typer.Option(help="A YAML file of options, such as the run.yaml of a run.", metavar="FILE")),
         ("recipe", str, typer.Option(help="Train one --stage of this recipe (`zoo recipes` lists them).")),
         ("stage", str, typer.Option(help="The stage of the recipe; other options override its own.")),
-        *((size, bool, typer.Option(f"--{size}", help=f"From the recipe, {about}.")) for size, about in SMALLER.items()),
+        *[(size, bool, typer.Option(f"--{size}", help=f"Of the recipe: {about}.")) for size, about in SMALLER.items()],
         ("resume", bool, typer.Option("--resume", help="Go on with the run of this --name, if these options have begun "
                                       "it before; else begin it.")),
         ("dry_run", bool, typer.Option("--dry-run", help="Check that everything the run needs is there; print every "

@@ -46,10 +46,11 @@ def kind_of(stage: Stage) -> str:
 def stage_order(variant: Variant, only: str | None = None) -> list[Stage]:
     """The stages in the file's order, except that each comes after the stages that it needs.
 
-    only: a stage (`name`, `name(value)` or `name(*)`); then all stages but it and those that it needs are left out.
+    only: a stage (`name`, `name(value)` or `name(*)`); then all stages but it and those that it needs are left out;
+    `*` is all of them.
     Raises ZooError for an unknown name, and for stages that need each other.
     """
-    wanted = list(variant.stages) if only is None else variant.matching(only)
+    wanted = list(variant.stages) if only in (None, "*") else variant.matching(str(only))
     if only is not None and not wanted:
         raise ZooError(unknown_stage(variant, only), "Give one of them to --only.")
     done: dict[str, Stage] = {}

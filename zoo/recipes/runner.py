@@ -194,11 +194,20 @@ class Reproduction:
         return path
 
     def _make_at_the_same_time(self, workers: Workers) -> None:
-        """Each unfinished stage by a command of its own, after the stages that it needs."""
+        """Each seed by a command of its own; of a single seed, each stage after the stages that it needs."""
         unfinished = [job for job in self.jobs if not self.stages.is_finished(job)]
-        names = {(job.seed, job.name): f"{job.folder.name}-seed{job.seed}" for job in unfinished}
-        tasks = [self._task(job, names) for job in unfinished]
-        self.say(f"{len(tasks)} stages on {workers.name}")
+        seeds = list(dict.fromkeys(job.seed for job in unfinished))
+        if len(seeds) > 1:
+            tasks = [self._task(f"seed-{seed}", seed, "*") for seed in seeds]
+        else:
+            names = {job.name: f"{job.folder.name}-seed{job.seed}" for job in unfinished}
+            tasks = [
+                self._task(
+                    names[job.name], job.seed, job.name, [names[name] for name in job.stage.needs if name in names]
+                )
+                for job in unfinished
+            ]
+        self.say(f"{len(tasks)} {'seeds' if len(seeds) > 1 else 'stages'} on {workers.name}")
         try:
             failed = run_tasks(tasks, workers, self.say)
         except KeyboardInterrupt:
@@ -206,18 +215,17 @@ class Reproduction:
         if failed:
             logs = ", ".join(str(task.log) for task in tasks if task.name in failed and task.log.exists())
             raise TrainingStopped(
-                f"These stages failed: {', '.join(sorted(failed))}.",
+                f"These failed: {', '.join(sorted(failed))}.",
                 f"Details: {logs}. Then continue with: {self.command}",
             )
 
-    def _task(self, job: Job, names: Mapping[tuple[int, str], str]) -> Task:
-        """The command of a stage. names: of the unfinished stages."""
-        name, needs = names[job.seed, job.name], ((job.seed, needed) for needed in job.stage.needs)
+    def _task(self, name: str, seed: int, only: str, needs: Sequence[str] = ()) -> Task:
+        """The command that makes stages of a seed and judges nothing."""
         return Task(
             name,
-            ("reproduce", str(self.recipe.path), f"--{self.variant.name}", "--seeds", f"{job.seed},", "--only", job.name,
-             "--out", self.out),
-            self.folder / "logs" / f"{name}.log", tuple(names[key] for key in needs if key in names),
+            ("reproduce", str(self.recipe.path), f"--{self.variant.name}", "--yes", "--seeds", f"{seed},",
+             "--only", only, "--out", self.out),
+            self.folder / "logs" / f"{name}.log", tuple(needs),
         )  # fmt: skip
 
     def _make_all(self) -> None:
