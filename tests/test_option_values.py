@@ -33,6 +33,7 @@ FREE = {
     "stop": ["", "a,b"],
     "warmup": [0.5, 1],
     "max_grad_norm": [0.0],
+    "ema": [0.0, 0.9],
     "eval_fraction": [0.0, 0.3],
     "save_every": [0, 1],
     "keep_last": [2],

@@ -143,6 +143,7 @@ CASES = {
     "dpo without cache": {"algo": "dpo", "reference_cache": "off"},
     "adapters": {"algo": "dpo", "lora": True, "lora_rank": 2, "lora_dropout": 0.1, "lr": 1e-2},
     "whole modules": {"algo": "dpo", "lora": True, "lora_rank": 2, "train_modules": "lm_head,norm", "lr": 1e-2},
+    "averaged": {"algo": "dpo", "ema": 0.5, "lr": 1e-2},
     "rounded base": {"algo": "dpo", "lora": True, "lora_rank": 2, "base_dtype": "bfloat16", "lr": 1e-2},
     "quantised base": {"algo": "dpo", "lora": True, "lora_rank": 2, "quantize": "nf4", "lr": 1e-2},
     "half precision": {"algo": "sft", "precision": "bf16-mixed", "gradient_checkpointing": True},

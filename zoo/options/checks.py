@@ -47,7 +47,7 @@ RULES: dict[str, Rule] = {
     ),
     **dict.fromkeys(("lr", "lr_floor", "warmup", "weight_decay", "max_grad_norm", "save_every"), NOT_NEGATIVE),
     **dict.fromkeys(("decay_mix", "rollback_lr"), (lambda value: 0 < value <= 1, "above 0 and at most 1")),
-    **dict.fromkeys(("eval_fraction", "lora_dropout"), SHARE),
+    **dict.fromkeys(("eval_fraction", "lora_dropout", "ema"), SHARE),
     "max_length": (lambda value: value >= 2, "2 or more, a token of the prompt and one of the answer"),
     "accelerator": (lambda value: value in ACCELERATORS, f"one of {', '.join(ACCELERATORS)}"),
     "max_time": (_is_time, "a time with its unit, such as 90s, 45m, 3h50m or 1-02:00:00"),
@@ -105,6 +105,16 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             "Add --schedule wsd, or leave out --decay-data.",
         )
     check_stream(core, origin)
+    if core.ema and core.precision in ("bf16-true", "16-true"):
+        raise ZooError(
+            f"--ema {core.ema:g} needs weights of 32 bits: in {core.precision} a small change is rounded away.",
+            "Use --precision bf16-mixed, or leave out --ema.",
+        )
+    if core.ema and name_in(core.engine) != "local":
+        raise ZooError(
+            f"--ema {core.ema:g} validates with averaged weights, which the engine {core.engine} does not have.",
+            "Leave out --engine, or leave out --ema.",
+        )
     if core.strategy not in STRATEGIES:
         raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {', '.join(STRATEGIES)}.")
     if core.lora and not core.lora_continue:

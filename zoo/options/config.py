@@ -157,6 +157,9 @@ class OptimizationOptions:
     """Weight decay of the optimizer; not applied to norms and biases."""
     max_grad_norm: float = 1.0
     """Clip the gradient to this global norm; 0 for no clipping."""
+    ema: float = 0.0
+    """Average the trained weights over the steps, with this decay: 0.999 (exponential moving average). Held-out data
+    and the finished model see the average; 0 for none."""
     seed: int = 0
     """Seed for everything random."""
 
@@ -514,9 +517,7 @@ RESERVED = {
     "help",
 }
 """Flags and arguments of `train` that are not options."""
-TO_COME = {
-    "ema", "staleness",
-}  # fmt: skip
+TO_COME = {"staleness"}
 """Names reserved for future options of the core."""
 FORMER = {
     "adam_beta1": ("optimizer", "adamw", "beta1"),

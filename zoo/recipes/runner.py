@@ -25,7 +25,7 @@ from zoo.libraries.quiet import quiet_libraries
 from zoo.numbers import clock
 from zoo.paths import typed_path, write_text
 from zoo.recipes import registered, results
-from zoo.recipes.graph import Job, drawn, jobs, stage_order
+from zoo.recipes.graph import drawn, jobs, stage_order
 from zoo.recipes.schema import Recipe
 from zoo.recipes.stages import Stages
 from zoo.recipes.structure import written_at

@@ -136,7 +136,7 @@ class Recipe(Head):
         return found
 
     def results_path(self, size: str) -> Path:
-        """The file with the results of its last run: `results/NAME.json` for a laptop, else `results/NAME-SIZE.json`."""
+        """The file with the results of its last run: `results/NAME.json` for a laptop, else with the size."""
         return self.path.parent / "results" / f"{self.name}{'' if size == 'laptop' else f'-{size}'}.json"
 
     def where(self, variant: Variant, *keys: str | int) -> str:

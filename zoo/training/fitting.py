@@ -126,6 +126,7 @@ class Fitting:
             with self._environment_of_others():
                 try:
                     trainer.fit(module, self.loader, ckpt_path=checkpoint)
+                    module.take_average()
                     # What follows needs memory of its own.
                     forget_optimizers(trainer)
                     if self.connected is None:

@@ -327,11 +327,17 @@ def _adafactor() -> Chosen:
 # -- the sum of a plan ---------------------------------------------------------------------------------------------
 
 
+AVERAGE = 4.0
+"""Bytes a weight of the average of --ema."""
+
+
 def of_plan(plan: Plan, free: float | None = None) -> Need:
     """The bytes of a process. free: what it may take; a checkpoint is copied only where that has room."""
     from zoo.optimizers.memory import state_bytes
 
     step, state = _step(plan), state_bytes(plan.optimizer)
+    if plan.core.ema:
+        state = replace(state, matrices=state.matrices + AVERAGE, others=state.others + AVERAGE)
     need = Need(tokens=plan.tokens, shards=plan.shards, cut=plan.core.tensor_parallel, here=plan.here)
     holds: dict[str, Held] = {}
     for role, folder in plan.models.items():

@@ -162,12 +162,13 @@ class Recorder(Callback):
 
     def _validate(self, trainer: lightning.Trainer, module: Any) -> None:
         assert self.validation is not None
-        values = self.validation()
-        self.first = self.first or values
-        self.last = values
-        self._write(trainer, {"step": module.steps_done, **values})
-        self.progress(module.steps_done, values)
-        self._judge(trainer, module, values)
+        with module.averaged():
+            values = self.validation()
+            self.first = self.first or values
+            self.last = values
+            self._write(trainer, {"step": module.steps_done, **values})
+            self.progress(module.steps_done, values)
+            self._judge(trainer, module, values)
 
     def _judge(self, trainer: lightning.Trainer, module: Any, values: dict[str, float]) -> None:
         """Keep the best weights, and stop when `patience` validations bring no improvement."""

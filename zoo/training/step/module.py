@@ -24,6 +24,7 @@ from zoo.libraries.trainer import without_exchange
 from zoo.libraries.turns import take_outputs
 from zoo.models.experts import Balance
 from zoo.models.roles import Models
+from zoo.optimizers import average
 from zoo.optimizers.chosen import Chosen
 from zoo.options.config import TrainConfig
 from zoo.processes import begin_exchange, gathered, is_distributed, my_place
@@ -148,6 +149,8 @@ class PostTraining(lightning.LightningModule):
             return self._skipped(metrics)
         if "loss" in metrics:
             optimizer.step()
+            if self.core.ema:
+                average.update(self._plain_optimizer(), self.core.ema)
             return metrics
         # Examples may teach nothing: rewards that are equal or missing, ties, steps without a label. No fault.
         if not type(self.algorithm).online():
@@ -296,6 +299,21 @@ class PostTraining(lightning.LightningModule):
             torch._foreach_mul_(gradients, scale * self.core.max_grad_norm / (norm + 1e-6) if too_long else scale)
             norms["grad_norm" if role == "policy" else f"{role}/grad_norm"] = norm
         return norms
+
+    # -- the average of the weights ------------------------------------------------------------------------------
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Inside, the weights are their averages over the steps, if the options ask for one."""
+        return average.averaged(self._plain_optimizer()) if self.core.ema else contextlib.nullcontext()
+
+    def take_average(self) -> None:
+        """Make the weights their averages over the steps, if the options ask for one."""
+        if self.core.ema:
+            average.take(self._plain_optimizer())
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        found: Any = self.optimizers(use_pl_optimizer=False)
+        return found
 
     # -- optimizer and checkpoints -------------------------------------------------------------------------------
 
