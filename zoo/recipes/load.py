@@ -43,7 +43,7 @@ def load_recipe(name: str | Path) -> Recipe:
     form = parse(content, lines, path)
     problems: list[str] = []
     full = _Expansion(form, (), lines, path, problems).variant("full", experiment_digest(content))
-    smaller = {
+    smaller: dict[str, Any] = {
         size: _Expansion(part, (size,), lines, path, problems).variant(size, experiment_digest(content[size]))
         for size in SIZES if size != "full" and (part := getattr(form, size)) is not None
     }  # fmt: skip

@@ -105,7 +105,8 @@ def _claims(recipe: Recipe, variant: Variant) -> Iterator[str]:
         if variant.name != "full" and claim.rule == "paper" and not claim.exact:
             yield (
                 f"{recipe.where(variant, 'claims', i, 'paper')}: a smaller experiment cannot claim the paper's number. "
-                "State what shows the mechanism (above, by, …), or write `exact: true` if the number holds at any scale."
+                "State what shows the mechanism (above, by, …), or write `exact: true` if the number holds at any "
+                "scale."
             )
 
 
