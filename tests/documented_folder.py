@@ -88,7 +88,9 @@ ROWS = {
 """What the files hold that pages speak of without showing them; the others are the pages' own blocks."""
 
 RUNS = {
-    **dict.fromkeys(("mine", "first", "second", "sft-1", "sft-smollm2-135m-1", "constitutional-1"), "sft"),
+    **dict.fromkeys(
+        ("mine", "first", "second", "sft-1", "sft-2", "sft-3", "sft-smollm2-135m-1", "constitutional-1"), "sft"
+    ),
     **dict.fromkeys(("rm-1", "rm-2", "rm-gold", "rm-smollm2-135m-1"), "rm"),
     "rater": "rm",
     "dpo-smollm2-135m-3": "stopped",
@@ -203,7 +205,11 @@ def targets(words):
     rows += {"label": ["labelled.jsonl"], "data": CURATED}.get(command, []) if "--out" not in after else []
     reports = [name.replace(".jsonl", ending) for name in rows for ending in (".report.json", ".json")]
     run = [f"runs/{after['--name']}"] if "--name" in after else []
-    others = {"export": words[3:4], "new-plugin": [f"zoo-{name}" for name in first]}.get(command, [])
+    others = {
+        "export": words[3:4],
+        "soup": [after.get("--to", "none")],
+        "new-plugin": [f"zoo-{name}" for name in first],
+    }.get(command, [])
     return [*rows, *reports, *run, *others]
 
 

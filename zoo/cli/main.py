@@ -67,6 +67,8 @@ COMMANDS = {
     "recipes": ("recipes", ""),
     "reproduce": ("reproduce", ""),
     "export": ("models", "zoo export last my-model    zoo export last my-model --merge"),
+    "soup": ("models", 'zoo soup sft-1 sft-2 sft-3 --to mean    '
+                       'zoo soup sft-1 sft-2 --to best --greedy instructions'),
     "new-plugin": ("new_plugin", ""),
     "check": ("check", "zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json"),
     "cache": ("cache", "zoo cache    zoo cache --kind data --json    zoo cache clear --older 30d"),

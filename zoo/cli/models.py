@@ -1,8 +1,9 @@
-"""`zoo chat` and `zoo export`: using a trained model."""
+"""`zoo chat`, `zoo export` and `zoo soup`: using trained models."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,10 +11,10 @@ import typer
 from rich.text import Text
 
 from zoo.cli.completion import model_names
-from zoo.cli.listings import Adapter, TemplateArgs
+from zoo.cli.listings import Adapter, Json, TemplateArgs
 from zoo.environments import content_of
 from zoo.errors import ZooError
-from zoo.terminal import Console
+from zoo.terminal import Console, print_json
 
 WAIT = 30.0
 """Seconds for an answer of an environment."""
@@ -171,3 +172,36 @@ def export(
     template = load_template(source, eos_ids=ending_ids(model))
     export_model(model, template.trained_tokenizer(), folder, template.ends)
     Console().print(f"Written to {folder}")
+
+
+def soup(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Two or more runs or models that began with the same weights.", autocompletion=model_names),
+    ],
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="New folder for the model.")],
+    greedy: Annotated[
+        str | None,
+        typer.Option(
+            metavar="EVALUATION",
+            help="Keep only models that do not lower this held-out score of the mean: instructions.",
+        ),
+    ] = None,
+    out: Out = "runs",
+    as_json: Json = False,
+) -> None:
+    """Average the weights of several models into one: of all, or with --greedy of those that help."""
+    if to.exists():
+        raise ZooError(f"{to} already exists.", "Name a folder that does not exist.")
+    from zoo.evals.soup import Soup, scoring
+
+    console = Console(stderr=as_json)
+    mixed = Soup(models, out, console.say)
+    model, ingredients = mixed.greedy(scoring(greedy, mixed)) if greedy else mixed.uniform()
+    to.parent.mkdir(parents=True, exist_ok=True)
+    mixed.write(model, to)
+    if as_json:
+        print_json([asdict(ingredient) for ingredient in ingredients])
+    else:
+        taken = [ingredient.name for ingredient in ingredients if ingredient.taken]
+        console.say(f"Written to {to}: the mean of {', '.join(taken)}")

@@ -12,6 +12,13 @@ def evals() -> dict[str, Any]:
     return {**_of_given_answers(), **_of_own_answers(), **_of_changes(), **_of_reward_models(), **_of_others()}
 
 
+@hookimpl
+def models() -> dict[str, Any]:
+    from zoo.evals.soup import NamedSoups
+
+    return {"soup": NamedSoups()}
+
+
 def _of_given_answers() -> dict[str, Any]:
     from zoo.evals import Eval
     from zoo.evals.calibration import calibration
