@@ -27,7 +27,7 @@ quick: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# The tests that start many processes or runs: a minute or two more.
+# The tests that start many processes or runs: ten minutes.
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m long
 

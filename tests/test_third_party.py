@@ -127,6 +127,7 @@ def test_it_conforms(sums):
     assert {result for name, result in results.items() if name not in skipped} == {"passed"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["discopop", "gdpo", "maxrl", "rho1", "trdpo"])
 def test_an_algorithm_of_one_file_fits_and_passes_its_own_tests(name, tmp_path, monkeypatch):
     """Numbers of other programs, and the conformance suite."""
