@@ -1,5 +1,6 @@
 """zoo compare: equal compute, the same measures for all, going on after a stop, and finished runs beside each other."""
 
+import csv
 import json
 import re
 import shutil
@@ -350,6 +351,48 @@ def test_what_became_worse_is_told_by_what_better_means_for_the_score(higher_is_
     assert found["measures"]["risen"].endswith("Less is better.") == (not higher_is_better)
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert f'<td class="n {"up" if higher_is_better else "down"}">+1' in page
+
+
+def test_the_table_is_there_for_spreadsheets_and_for_papers(finished):
+    with (finished.folder / "table.csv").open() as stream:
+        rows = {row[""]: row for row in csv.DictReader(stream)}
+    found = json.loads((finished.folder / "compare.json").read_text())
+    for entrant in found["algorithms"]:
+        of_it = entrant["measures"]["plain_accuracy"]
+        assert float(rows[entrant["label"]]["plain_accuracy mean"]) == of_it["mean"]
+        assert float(rows[entrant["label"]]["plain_accuracy sd"]) == of_it["std"]
+    text = (finished.folder / "table.tex").read_text()
+    lines = text.splitlines()
+    assert lines[1].startswith("\\begin{tabular}{lrr") and lines[2] == "\\toprule" and lines[-1] == "\\end{tabular}"
+    cells = len(lines[3].split(" & "))
+    assert all(len(line.split(" & ")) == cells for line in lines if " & " in line)
+    assert "plain\\_accuracy" in text and "$\\pm$" in text and "start & " in text
+    assert text.count(" \\\\\n") == 2 + len(found["algorithms"])
+
+
+def test_differences_of_a_score_are_corrected_for_their_number(place, tmp_path, monkeypatch):
+    """Three differences; the largest p-value counts once, the smallest three times."""
+    from zoo.comparison import results
+    from zoo.evals.changes import Change
+
+    shifts = {("start", "dpo"): 0.25, ("start", "sft"): 0.22, ("dpo", "sft"): -0.03}
+
+    def change(first, second):
+        value = shifts[first, second]
+        return Change(value, value - 0.196, value + 0.196, 9, True)
+
+    monkeypatch.setattr(results, "change", change)
+    monkeypatch.setattr(results, "averaged", lambda scores: scores[0])
+    monkeypatch.setattr(results, "with_cases", lambda run, when: lambda score: "start")
+    monkeypatch.setattr(results, "_measured", lambda run, name: run)
+    score = mean_score("x", [0.0, 1.0])
+    runs = [(SimpleNamespace(entrant=SimpleNamespace(label=label)), label) for label in ("dpo", "sft")]
+    rows = {(row["from"], row["to"]): row for row in results._differences(["dpo", "sft"], runs, None, {"x": score})}
+    # Deviations of 0.1: the two-sided p-values of 2.5, 2.2 and 0.3 deviations are 0.01242, 0.02781 and 0.76418.
+    assert rows["start", "dpo"]["chance"] == pytest.approx(3 * 0.01242, abs=1e-4)
+    assert rows["start", "sft"]["chance"] == pytest.approx(2 * 0.02781, abs=1e-4)
+    assert rows["dpo", "sft"]["chance"] == pytest.approx(0.76418, abs=1e-4)
+    assert [row["better"] for row in rows.values()] == [True, None, None]
 
 
 def test_the_spread_is_that_of_a_sample():

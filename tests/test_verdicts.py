@@ -18,7 +18,7 @@ from zoo.recipes.verdicts import (
     next_look,
     verdict,
 )
-from zoo.statistics import all_hold, one_holds, student, student_tail
+from zoo.statistics import holm, student, student_tail
 
 T2 = (2 * 0.994 - 1) / math.sqrt(2 * 0.994 * 0.006)
 """Student's t with two degrees of freedom has a closed form; this is its 99.4 % point, 9.0 deviations."""
@@ -59,10 +59,9 @@ def test_many_degrees_of_freedom_join_the_others():
 
 
 def test_holm_steps_down():
-    # The example of many textbooks: at 5 %, 0.005 and 0.01 are rejected, 0.03 and 0.04 are not.
-    assert not all_hold([0.01, 0.04, 0.03, 0.005], 0.05) and one_holds([0.01, 0.04, 0.03, 0.005], 0.05)
-    assert all_hold([0.012, 0.016, 0.02, 0.04], 0.05)
-    assert not one_holds([0.013, 0.9, 0.9, 0.9], 0.05)
+    # An example of many textbooks: 0.005 times 4, 0.01 times 3, 0.03 times 2, and 0.04, which may not be below it.
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.4]) == [0.8, 0.8] and holm([0.9, 0.9]) == [1.0, 1.0] and holm([]) == []
 
 
 # -- verdicts ----------------------------------------------------------------------------------------------------

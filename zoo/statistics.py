@@ -51,12 +51,11 @@ def student_tail(t: float, freedom: int) -> float:
     return (1 - inside) / 2
 
 
-def all_hold(chances: Sequence[float], level: float) -> bool:
-    """Whether every hypothesis is rejected by Holm's step-down procedure, which keeps the chance of any error below
-    `level` (Scandinavian Journal of Statistics 6, 1979). chances: the p-value of each."""
-    return all(chance <= level / (len(chances) - i) for i, chance in enumerate(sorted(chances)))
-
-
-def one_holds(chances: Sequence[float], level: float) -> bool:
-    """Whether at least one hypothesis is rejected by it."""
-    return min(chances) <= level / len(chances)
+def holm(chances: Sequence[float]) -> list[float]:
+    """p-values that are corrected for their number, in the same order: Holm's step-down procedure, which keeps the
+    chance of any false rejection below the level (Scandinavian Journal of Statistics 6, 1979)."""
+    corrected, least = [1.0] * len(chances), 0.0
+    for rank, i in enumerate(sorted(range(len(chances)), key=chances.__getitem__)):
+        least = max(least, (len(chances) - rank) * chances[i])
+        corrected[i] = min(1.0, least)
+    return corrected

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from zoo.evals import Score
 from zoo.evals.changes import averaged, change
 from zoo.evals.kept_scores import with_cases
 from zoo.numbers import signed
+from zoo.report.comparison_page import columns
 from zoo.report.sections.warnings import displacement, length_warning
 from zoo.runs import Run
-from zoo.statistics import mean_and_spread
+from zoo.statistics import holm, mean_and_spread
 
 SPREAD = "mean ± sample standard deviation over seeds"
 COSTS = {
@@ -54,6 +56,7 @@ def gather(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "compare.json").write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _write_csv(folder / "runs.csv", rows, named)
+    _write_tables(folder, results)
     return results
 
 
@@ -95,7 +98,8 @@ def _differences(
 ) -> list[dict[str, Any]]:
     """Each entrant against the start, and each pair of entrants, by evaluation; over prompts, averaged over seeds.
 
-    `better`: whether the second is better, None if the interval contains 0.
+    chance: the p-value, corrected for the number of differences of a score; `better`: whether the second is better,
+    None if the chance is above 5 %.
     """
     differences = []
     for name, score in evals.items():
@@ -103,10 +107,14 @@ def _differences(
         for label in labels:
             of_label = [run for planned, run in runs if planned.entrant.label == label]
             scores[label] = averaged([_measured(run, name) for run in of_label])
-        for first, second in itertools.combinations(scores, 2):
-            difference = change(scores[first], scores[second])
-            better = (difference.value > 0) == score.higher_is_better if difference.sure else None
-            differences.append({"score": name, "from": first, "to": second, **difference.as_json(), "better": better})
+        found = {pair: change(scores[pair[0]], scores[pair[1]]) for pair in itertools.combinations(scores, 2)}
+        known = {pair: one.chance for pair, one in found.items() if one.chance is not None}
+        corrected = dict(zip(known, holm(list(known.values())), strict=True))
+        for (first, second), one in found.items():
+            chance = corrected.get((first, second))
+            better = (one.value > 0) == score.higher_is_better if chance is not None and chance <= 0.05 else None
+            facts = {**one.as_json(), "chance": chance, "better": better}
+            differences.append({"score": name, "from": first, "to": second, **facts})
     return differences
 
 
@@ -143,3 +151,41 @@ def _write_csv(path: Path, rows: list[dict[str, Any]], named: list[str]) -> None
         for row in rows:
             first = [row[name] for name in ("label", "algo", "seed", "run", "steps")]
             writer.writerow([*first, *(row["measures"].get(name) for name in named)])
+
+
+# -- tables for papers ---------------------------------------------------------------------------------------------
+
+
+def _write_tables(folder: Path, results: dict[str, Any]) -> None:
+    """table.csv and table.tex: a row for the start and for each entrant, with mean and deviation over seeds."""
+    names = columns(results)
+    start = {name: {"mean": score["value"], "std": None} for name, score in results["start"].items()}
+    rows = [("start", start), *((entrant["label"], entrant["measures"]) for entrant in results["algorithms"])]
+    with (folder / "table.csv").open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["", *(f"{name} {part}" for name in names for part in ("mean", "sd"))])
+        for label, measures in rows:
+            cells = [measures.get(name, {}).get(part) for name in names for part in ("mean", "std")]
+            writer.writerow([label, *cells])
+    lines = [
+        "% Needs \\usepackage{booktabs}.",
+        f"\\begin{{tabular}}{{l{'r' * len(names)}}}",
+        "\\toprule",
+        _tex(["", *names]),
+        "\\midrule",
+        *(_tex([label, *(_mean_and_deviation(measures.get(name)) for name in names)]) for label, measures in rows),
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    (folder / "table.tex").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _mean_and_deviation(value: dict[str, Any] | None) -> str:
+    if value is None:
+        return "--"
+    return f"{value['mean']:.4g}" + (f" $\\pm$ {value['std']:.2g}" if value["std"] is not None else "")
+
+
+def _tex(cells: Sequence[str]) -> str:
+    """A line of a LaTeX table; what LaTeX would read as a command is escaped."""
+    return " & ".join(re.sub(r"(?<!\\)([_%#&])", r"\\\1", cell) for cell in cells) + r" \\"

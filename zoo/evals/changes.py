@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 from zoo.evals import Score, Z, mean_score, within_0_and_1
 
@@ -33,6 +34,15 @@ class Change:
     def sure(self) -> bool:
         """Whether the interval excludes 0."""
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+    @property
+    def chance(self) -> float | None:
+        """The p-value of a true change of 0, two-sided, by the side of the interval that points to 0; None if it is
+        unknown."""
+        if self.low is None or self.high is None:
+            return None
+        side = self.value - self.low if self.value > 0 else self.high - self.value
+        return 2 * NormalDist().cdf(-abs(self.value) / side * Z) if side > 0 else float(self.value == 0)
 
     def as_json(self) -> dict[str, float | int | bool | None]:
         return {"change": self.value, "low": self.low, "high": self.high, "n": self.n, "paired": self.paired}

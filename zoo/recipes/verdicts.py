@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from zoo.statistics import all_hold, mean_and_spread, one_holds, student, student_tail
+from zoo.statistics import holm, mean_and_spread, student, student_tail
 
 REPRODUCED, CONTRADICTED, UNDECIDED, NOT_TESTED = "reproduced", "contradicted", "undecided", "not tested here"
 LOOKS = (3, 5, 8, 12, 20)
@@ -132,9 +132,9 @@ class Quantity:
 
 def verdict(quantities: Sequence[Quantity]) -> str:
     """The verdict of a claim: all quantities have to be where they should; one on the wrong side contradicts it."""
-    if all_hold([quantity.held() for quantity in quantities], TAIL):
+    if max(holm([quantity.held() for quantity in quantities])) <= TAIL:
         return REPRODUCED
-    return CONTRADICTED if one_holds([quantity.missed() for quantity in quantities], TAIL) else UNDECIDED
+    return CONTRADICTED if min(holm([quantity.missed() for quantity in quantities])) <= TAIL else UNDECIDED
 
 
 def deciding(quantities: Sequence[Quantity], found: str) -> Quantity:
