@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoo.recipes.schema import Recipe
 
 MOST = LOOKS[-1]
+HELPS = {size: f"{about[0].upper()}{about[1:]}." for size, about in SIZES.items()}
 EXAMPLES = (
     "zoo reproduce ipo --laptop",
     "zoo reproduce ipo --laptop --seeds 101,102,103",
@@ -43,10 +44,10 @@ def reproduce(
         str | None, typer.Argument(help="A recipe by name (zoo recipes lists them), or a YAML file.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="All recipes that have this size, one after the other.")] = False,
-    laptop: Annotated[bool, typer.Option("--laptop", help=f"{SIZES['laptop'].capitalize()}.")] = False,
-    small: Annotated[bool, typer.Option("--small", help=f"{SIZES['small'].capitalize()}.")] = False,
-    gpu: Annotated[bool, typer.Option("--gpu", help=f"{SIZES['gpu'].capitalize()}.")] = False,
-    full: Annotated[bool, typer.Option("--full", help=f"{SIZES['full'].capitalize()}.")] = False,
+    laptop: Annotated[bool, typer.Option("--laptop", help=HELPS["laptop"])] = False,
+    small: Annotated[bool, typer.Option("--small", help=HELPS["small"])] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help=HELPS["gpu"])] = False,
+    full: Annotated[bool, typer.Option("--full", help=HELPS["full"])] = False,
     seeds: Annotated[
         str | None,
         typer.Option(
