@@ -18,12 +18,11 @@ import torch
 from test_processes import OPTIONS, command_of, only_run
 from tiny_runs import FLOAT32, assert_same_runs, trainer
 
-from zoo.errors import TrainingFailed, ZooError
+from zoo.errors import TrainingFailed, TrainingStopped, ZooError
 from zoo.libraries import peers, sharding
 from zoo.libraries.cluster import find_place
 from zoo.libraries.connected import Connected
-from zoo.libraries.meeting import how_it_ended
-from zoo.libraries.peers import Peers, in_background
+from zoo.libraries.peers import Peers, how_it_ended, in_background
 
 VARIABLES = (
     "RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
@@ -165,6 +164,17 @@ def test_waiting_for_the_others_is_said_and_ends_on_a_signal(tmp_path, tiny_fold
     assert not list((tmp_path / "two").glob("*"))
 
 
+def test_a_started_process_that_ends_before_it_has_come_is_told_at_once(monkeypatch):
+    monkeypatch.setattr(peers, "LOOK_EVERY", 0.05)
+    place = SimpleNamespace(rank=0, local_rank=0, processes=2, environment=port_of())
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    child.kill()
+    with pytest.raises(
+        TrainingStopped, match=r"Process 1 of 2 has ended \(by signal 9, SIGKILL\) before the processes met"
+    ):
+        Peers().connect(place, torch.device("cpu"), print, [child])
+
+
 def test_what_fails_in_the_background_fails_here():
     def fail():
         raise RuntimeError("no")
@@ -197,7 +207,7 @@ def sharing(place, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(peers, "_STARTED", [])
     connected = Connected(started, 2, 1, torch.device("cpu"), print, 1, True)
-    child = SimpleNamespace(kill=lambda: ended.append("killed"))
+    child = SimpleNamespace(kill=lambda: ended.append("killed"), poll=lambda: None)
     monkeypatch.setattr(connected.launcher, "_call_children_scripts", lambda: connected.launcher.procs.append(child))
     return connected, ended
 

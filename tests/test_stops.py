@@ -404,6 +404,40 @@ def test_other_options_than_before_are_refused_with_both_values(again, after):
     assert status == 2 and "seed was 0, now 3" in err and "zoo resume mine" in err
 
 
+def test_what_does_not_change_the_result_may_be_typed_anew(again, after, tmp_path, monkeypatch):
+    """The time of a job, how often is logged: the run goes on with what was typed now."""
+    with monkeypatch.context() as patch:
+        after(2, lambda: patch.setattr(Deadline, "is_near", lambda self: True))
+        assert again("--name", "mine", "--resume", "--max-time", "1h")[0] == OUT_OF_TIME
+    status, out, err = again("--name", "mine", "--resume", "--log-every", "2")
+    assert status == 0 and "Resuming from step-2." in out and "log_every was 1, is 2" in out, out + err
+    logged = [row["step"] for row in Run(tmp_path / "runs" / "mine").metrics if "loss" in row]
+    assert logged == [1, 2, 4]
+
+
+def test_a_resume_takes_another_time(again, after, monkeypatch):
+    with monkeypatch.context() as patch:
+        after(2, lambda: patch.setattr(Deadline, "is_near", lambda self: True))
+        assert again("--name", "mine", "--max-time", "1h")[0] == OUT_OF_TIME
+    assert cli("resume", "mine", "--max-time", "soon")[0] == 2
+    given, init = [], Deadline.__init__
+    monkeypatch.setattr(Deadline, "__init__", lambda self, *args: (given.append(args[1]), init(self, *args))[1])
+    status, out, err = cli("resume", "mine", "--max-time", "2h")
+    assert status == 0 and given == [7200.0], err
+
+
+def test_a_run_that_offloaded_goes_on_without_when_it_is_not_shared_out(again, after, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        after(2, lambda: patch.setattr(Deadline, "is_near", lambda self: True))
+        assert again("--name", "mine", "--max-time", "1h")[0] == OUT_OF_TIME
+    file = tmp_path / "runs" / "mine" / "run.yaml"
+    text = file.read_text().replace("offload: false", "offload: true").replace("strategy: auto", "strategy: fsdp")
+    assert "offload: true" in text and "strategy: fsdp" in text
+    file.write_text(text)
+    status, out, err = cli("resume", "mine", "--strategy", "auto")
+    assert status == 0, err
+
+
 def test_resume_asks_for_a_name(again):
     status, out, err = again("--resume")
     assert status == 2 and "Add --name" in err

@@ -306,7 +306,7 @@ def test_a_dry_run_refuses_a_model_that_cannot_be_cut(tmp_path, tiny_folder):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"devices": 3}, "does not divide the 3 processes"),
+        ({"devices": 3}, "does not divide the 3 processes of --devices"),
         ({"devices": 3, "num_nodes": 2}, "does not divide the 3 processes of a machine"),
         ({"devices": 4}, "shares out the weights among the groups"),
         ({"devices": 2, "strategy": "ddp"}, "Leave out --strategy ddp."),

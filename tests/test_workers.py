@@ -277,6 +277,7 @@ def test_a_job_of_slurm_asks_for_what_the_run_does():
     for line in ("nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "signal=USR1@300", "time=4:00:00", "exclusive"):
         assert f"#SBATCH --{line}\n" in script
     assert "srun zoo train --algo dpo --data 'my pairs.jsonl'\n" in script
+    assert '#SBATCH --comment="two words"\n' in Launch(TRAIN, 4, 2, "big").job(["comment=two words"])
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     assert "gpus-per-node" not in Launch(TRAIN, 4, 2, "big", "cpu").job([])
     assert "#SBATCH --gpus-per-node=a100:4\n" in Launch(TRAIN, 4, 2, "big").job(["gpus-per-node=a100:4"])
@@ -285,6 +286,7 @@ def test_a_job_of_slurm_asks_for_what_the_run_does():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--with", "slrum", "--dry-run", "train"), "--with slrum is no launcher. Did you mean 'slurm'?"),
         (("--dry-run", "compare"), "`zoo compare` does not run in several processes"),
         (("--dry-run", "train", "--algo", "dpoo"), "Did you mean 'dpo'?"),
         (("--dry-run", "train", "--no-such-flag"), "No such option"),
@@ -324,7 +326,11 @@ def test_a_run_that_starts_here_needs_its_device_here(of_a_gpu):
     assert status == 2 and "sees no MPS device" in err
 
 
-@pytest.mark.parametrize("option", ["nodes=3", "partition gpu", "-p", "ntasks=8", "partition=a b"])
+CONTRADICTING = ["nodes=3", "ntasks=8"]
+UNREADABLE = ["partition gpu", "-p", "time", "partition=", 'comment=say "no"', "comment=a\nb"]
+
+
+@pytest.mark.parametrize("option", [*CONTRADICTING, *UNREADABLE])
 def test_options_that_would_contradict_the_run_are_refused(option):
     with pytest.raises(ZooError, match="--sbatch"):
         Launch(TRAIN, 4, 2, "big").job([option])

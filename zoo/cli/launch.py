@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, nearest
 from zoo.terminal import Console
 
 EXAMPLES = (
@@ -21,16 +20,14 @@ EXAMPLES = (
 )
 
 
-class Launcher(StrEnum):
-    torchrun = "torchrun"
-    slurm = "slurm"
+LAUNCHERS = ("torchrun", "slurm")
 
 
 def launch(
     command: Annotated[list[str], typer.Argument(metavar="train|resume …", help="The command of the run.")],
     launcher: Annotated[
-        Launcher, typer.Option("--with", help="torchrun starts the processes of this machine; slurm submits a job.")
-    ] = Launcher.torchrun,
+        str, typer.Option("--with", help="torchrun starts the processes of this machine; slurm submits a job.")
+    ] = "torchrun",
     rendezvous: Annotated[
         str | None, typer.Option(metavar="HOST[:PORT]", help="torchrun on several machines: where they meet.")
     ] = None,
@@ -46,13 +43,18 @@ def launch(
     """
     from zoo.workers.launchers import read_launch, submit
 
-    unused = "--sbatch" if sbatch and launcher is not Launcher.slurm else ""
-    unused = "--rendezvous" if rendezvous is not None and launcher is Launcher.slurm else unused
+    if launcher not in LAUNCHERS:
+        raise ZooError(
+            f"--with {launcher} is no launcher.{nearest(launcher, LAUNCHERS)}",
+            "Choose torchrun or slurm. Ray runs many commands at the same time: zoo compare … --workers ray",
+        )
+    unused = "--sbatch" if sbatch and launcher != "slurm" else ""
+    unused = "--rendezvous" if rendezvous is not None and launcher == "slurm" else unused
     if unused:
         raise ZooError(f"--with {launcher} does not read {unused}.", f"Leave {unused} out, or choose another --with.")
     asked = read_launch(command)
     console = Console()
-    if launcher is Launcher.slurm:
+    if launcher == "slurm":
         script = asked.job(sbatch or [])
         console.say(script.rstrip() if dry_run else submit(script))
         return

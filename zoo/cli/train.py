@@ -283,6 +283,9 @@ def resume(
     num_nodes: Annotated[int | None, typer.Option(help="Go on with this many machines.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Go on with another strategy: ddp or fsdp.")] = None,
     tensor_parallel: Annotated[int | None, typer.Option(help="Go on with tensor groups of this size.")] = None,
+    max_time: Annotated[
+        str | None, typer.Option(help="Save and end before this much time has passed: 90s, 3h50m; none for no limit.")
+    ] = None,
     log_format: Annotated[LogFormat, LOG_FORMAT] = LogFormat.text,
 ) -> None:
     """Continue a stopped run from its last checkpoint."""
@@ -291,8 +294,11 @@ def resume(
     from zoo.training.run import resume_with
 
     console, allowed = log_format.console(), allow_change or ()
-    processes = {"devices": devices, "num_nodes": num_nodes, "strategy": strategy, "tensor_parallel": tensor_parallel}
+    given = {
+        "devices": devices, "num_nodes": num_nodes, "strategy": strategy, "tensor_parallel": tensor_parallel,
+        "max_time": max_time,
+    }  # fmt: skip
     resume_with(
         console, run, allow_change=allowed, allow_code=allow_code, trust_remote_code=trust_remote_code,
-        processes=processes,
+        changed={name: value for name, value in given.items() if value is not None},
     )  # fmt: skip

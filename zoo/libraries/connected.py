@@ -43,7 +43,7 @@ class Connected:
         if not self.place.environment.creates_processes_externally:
             self.launcher._call_children_scripts()
         _set_num_threads_if_needed(num_processes=self.launcher.num_processes)
-        self.peers.connect(self.place, self.device, self.say)
+        self.peers.connect(self.place, self.device, self.say, self.launcher.procs)
         # Its groups are made in C++, and wait for a process that was stopped meanwhile.
         in_background(self._make_mesh, lambda seconds: None)
         self.peers.meet(lambda gone: self.lost(gone))

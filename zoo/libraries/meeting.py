@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from zoo.libraries.cluster import Place, find_place, launcher_of, started_by
-from zoo.libraries.peers import LAST_WORD, Peers
+from zoo.libraries.cluster import Place, find_place, started_by
+from zoo.libraries.peers import Peers
 from zoo.libraries.reliance import importing, relies_on
 
 with importing("lightning"):
@@ -36,7 +34,8 @@ class Meeting(DDPStrategy):
 
     def setup_distributed(self) -> None:
         options = {} if self.root_device.type == "cpu" else {"device_id": self.root_device}
-        self.peers.connect(self.place, self.root_device, self.say, **options)
+        started = getattr(self._launcher, "procs", ())
+        self.peers.connect(self.place, self.root_device, self.say, started, **options)
         # It finds them connected.
         super().setup_distributed()
         self.met()
@@ -51,22 +50,6 @@ class Launcher(_SubprocessScriptLauncher):
             self._call_children_scripts()
         _set_num_threads_if_needed(num_processes=self.num_processes)
         return function(*args, **kwargs)
-
-
-def how_it_ended(place: Place, children: Sequence[Any], rank: int) -> str:
-    """` (by signal 9, SIGKILL)`, ` (with status 1)`; of a process that this one did not start, who can tell.
-
-    children: the processes that this one has started, of ranks that follow its own.
-    """
-    local = rank - place.rank
-    if not 0 < local <= len(children):
-        return f" ({launcher_of(place) or 'what started it'} tells how)"
-    try:
-        # Its threads may end a moment after it.
-        status = children[local - 1].wait(LAST_WORD / 2)
-    except subprocess.TimeoutExpired:
-        return ""
-    return f" (with status {status})" if status >= 0 else f" (by signal {-status}, {signal.Signals(-status).name})"
 
 
 # -- checks --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +23,7 @@ import torch
 import torch.distributed as dist
 
 from zoo.errors import PluginError, TrainingFailed, TrainingStopped, ZooError
-from zoo.libraries.cluster import Place
+from zoo.libraries.cluster import Place, launcher_of
 from zoo.libraries.reliance import importing
 from zoo.processes import begin_exchange, from_all, leave_processes, my_rank, process_is_alive
 
@@ -79,8 +81,12 @@ class Peers:
         self._over = threading.Event()
         self._failed = False
 
-    def connect(self, place: Place, device: torch.device, say: Callable[[str], None], **options: Any) -> None:
-        """Wait for all of them; options: of torch's `init_process_group`. Raises ZooError where they do not come."""
+    def connect(
+        self, place: Place, device: torch.device, say: Callable[[str], None], started: Sequence[Any] = (),
+        **options: Any,
+    ) -> None:  # fmt: skip
+        """Wait for all of them. started: the processes that this one has started; options: of torch's
+        `init_process_group`. Raises ZooError where they do not come, and TrainingStopped where one has ended."""
         meeting = _Rendezvous(place)
 
         def waiting(seconds: float) -> None:
@@ -101,7 +107,7 @@ class Peers:
 
         before = {name: os.environ.get(name) for name in ADDRESS}
         try:
-            in_background(meet, waiting)
+            in_background(meet, waiting, lambda: _refuse_ended(place, started))
         except BaseException as error:
             self._failed = True
             self.leave()
@@ -282,8 +288,37 @@ def listed(ranks: Sequence[int]) -> str:
     return f"process {last}" if last else ""
 
 
-def in_background(work: Callable[[], None], waiting: Callable[[float], None]) -> None:
-    """Run work in a thread, so that this one handles signals; waiting: called at intervals with the seconds."""
+def how_it_ended(place: Place, children: Sequence[Any], rank: int) -> str:
+    """` (by signal 9, SIGKILL)`, ` (with status 1)`; of a process that this one did not start, who can tell.
+
+    children: the processes that this one has started, of ranks that follow its own.
+    """
+    local = rank - place.rank
+    if not 0 < local <= len(children):
+        return f" ({launcher_of(place) or 'what started it'} tells how)"
+    try:
+        # Its threads may end a moment after it.
+        status = children[local - 1].wait(LAST_WORD / 2)
+    except subprocess.TimeoutExpired:
+        return ""
+    return f" (with status {status})" if status >= 0 else f" (by signal {-status}, {signal.Signals(-status).name})"
+
+
+def _refuse_ended(place: Place, started: Sequence[Any]) -> None:
+    """Raises TrainingStopped if a process that this one has started has ended before all have met."""
+    ended = [place.rank + number for number, process in enumerate(started, 1) if process.poll() is not None]
+    if ended:
+        which = f"Process {ended[0]} of {place.processes} has ended{how_it_ended(place, started, ended[0])}"
+        raise TrainingStopped(f"{which} before the processes met, so the others end too.", "Start the run again.")
+
+
+def in_background(
+    work: Callable[[], None], waiting: Callable[[float], None], look: Callable[[], None] = lambda: None
+) -> None:
+    """Run work in a thread, so that this one handles signals.
+
+    waiting: called at intervals with the seconds; look: called every second, and ends the wait by raising.
+    """
     failed: list[BaseException] = []
 
     def run() -> None:
@@ -294,12 +329,17 @@ def in_background(work: Callable[[], None], waiting: Callable[[float], None]) ->
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    seconds, pause = 0.0, FIRST_WORD
-    thread.join(pause)
-    while thread.is_alive():
-        seconds, pause = seconds + pause, max(pause, seconds + pause)
-        waiting(seconds)
+    seconds, due = 0.0, FIRST_WORD
+    while True:
+        pause = min(LOOK_EVERY, due - seconds)
         thread.join(pause)
+        if not thread.is_alive():
+            break
+        look()
+        seconds += pause
+        if seconds >= due:
+            due = 2 * seconds
+            waiting(seconds)
     if failed:
         raise failed[0]
 

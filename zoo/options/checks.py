@@ -116,7 +116,10 @@ def check_values(core: TrainConfig, origin: dict[str, str]) -> None:
             "Leave out --engine, or leave out --ema.",
         )
     if core.strategy not in STRATEGIES:
-        raise ZooError(f"--strategy {core.strategy} is not supported yet.", f"Use {', '.join(STRATEGIES)}.")
+        raise ZooError(
+            f"There is no strategy '{core.strategy}'.{nearest(core.strategy, STRATEGIES)}",
+            f"Use {', '.join(STRATEGIES)}.",
+        )
     if core.lora and not core.lora_continue:
         check_kind(core, core.lora_kind)
     if core.quantize and core.strategy == FSDP:
@@ -175,9 +178,10 @@ def check_tensor_parallel(core: TrainConfig) -> None:
     if size == 1:
         return
     if processes % size or (core.num_nodes > 1 and core.devices % size):
-        where = f"{core.devices} processes of a machine" if core.num_nodes > 1 else f"{processes} processes"
+        count = core.devices if core.num_nodes > 1 else processes
+        where = f"{count} process{'' if count == 1 else 'es'}{' of a machine' if core.num_nodes > 1 else ''}"
         raise ZooError(
-            f"--tensor-parallel {size} does not divide the {where}: a group lies on one machine.",
+            f"--tensor-parallel {size} does not divide the {where} of --devices: a group lies on one machine.",
             f"Add --devices {size}, or a multiple of it; --tensor-parallel 1 cuts nothing.",
         )
     if core.strategy == "ddp":

@@ -18,8 +18,7 @@ from zoo.data.encoding.named import template_text
 from zoo.errors import NO_RUN, TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
 from zoo.evals.kept_scores import write_score
-from zoo.libraries.meeting import how_it_ended
-from zoo.libraries.peers import is_lost_connection
+from zoo.libraries.peers import how_it_ended, is_lost_connection
 from zoo.libraries.scattered import read_parts
 from zoo.libraries.sharding import fill, shard, weights_to_gather
 from zoo.models.precision import autocast

@@ -12,8 +12,8 @@ import lightning
 from zoo.data.loader import Loader, StepLoader
 from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries.connected import Sharded
-from zoo.libraries.meeting import Meeting, how_it_ended
-from zoo.libraries.peers import Peers, is_lost_connection
+from zoo.libraries.meeting import Meeting
+from zoo.libraries.peers import Peers, how_it_ended, is_lost_connection
 from zoo.libraries.precision import trainer_options
 from zoo.libraries.sharding import whole_shapes
 from zoo.libraries.trainer import forget_optimizers, kill_others, started_by_this, step_arithmetic

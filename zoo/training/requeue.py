@@ -9,7 +9,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.models.names import by_path
-from zoo.options.config import Resolved
+from zoo.options.config import FREE, TOLD, Resolved
 from zoo.options.roles import Role
 from zoo.runs import Run, find_runs
 
@@ -34,7 +34,8 @@ def run_to_go_on(resolved: Resolved, stored: Stored, asked: bool) -> Run | None:
     """The run that the same command has begun before; None where there is none, or where nobody asks for it.
 
     asked: --resume was typed; a job that SLURM has requeued asks too, for the runs that it began itself. stored: gives
-    the options of a run as `Resolved`. Raises ZooError for --resume without a name, or with other options than before.
+    the options of a run as `Resolved`. Raises ZooError for --resume without a name, or with other options than before
+    that change the result.
     """
     core = resolved.core
     if not asked:
@@ -73,8 +74,15 @@ def _differing(now: Resolved, run: Run, stored: Stored) -> dict[str, tuple[Any, 
     return {
         name: (old.get(name), value)
         for name, value in new.items()
-        if name not in ("name", "out") and old.get(name) != value
+        if name not in (*FREE, *TOLD) and old.get(name) != value
     }
+
+
+def changes(now: Resolved, run: Run, stored: Stored) -> dict[str, Any]:
+    """The options that need not stay what they were and did not, as they are now."""
+    old = stored(run).as_dict()
+    free = [name for name in (*FREE, *TOLD) if name not in ("name", "out")]
+    return {name: value for name, value in now.as_dict().items() if name in free and old.get(name) != value}
 
 
 def _as_stored(role: Role, old: Any, new: str, out: str) -> Any:

@@ -16,14 +16,14 @@ from zoo.errors import ZooError
 from zoo.libraries.quiet import quiet_libraries
 from zoo.models.facts import weights_of
 from zoo.models.names import with_adapter
-from zoo.options.checks import check_values
+from zoo.options.checks import FSDP, check_values
 from zoo.options.config import Resolved, TrainConfig, resolve
 from zoo.options.fields import options_of
 from zoo.options.strict_yaml import read_yaml
 from zoo.runs import Run, find_run
 from zoo.terminal import Console
 from zoo.training.outlook import is_first_process, look_ahead
-from zoo.training.requeue import run_to_go_on
+from zoo.training.requeue import changes, run_to_go_on
 from zoo.training.resuming import (
     REWARDS,
     Beginning,
@@ -73,25 +73,28 @@ def resume(
     num_nodes: int | None = None,
     strategy: str | None = None,
     tensor_parallel: int | None = None,
+    max_time: str | None = None,
     **former: Any,
 ) -> Run:
     """Go on with a stopped run from its last complete checkpoint; without one it starts again.
 
     allow_change: names of what may differ from what the run began with (docs/running.md lists them); allow_code: run
     the code that another user's run names; data, eval_data, decay_data, sources: the rows that the program gave, again;
-    devices, num_nodes, strategy, tensor_parallel: as of `train`, None for those that the run began with.
+    devices, num_nodes, strategy, tensor_parallel, max_time: as of `train`, None for those that the run began with.
     Raises ZooError when the run is finished, has failed or is still going on, or differs.
     """
     if former:
         raise _no_argument(former)
+    given = {
+        "devices": devices, "num_nodes": num_nodes, "strategy": strategy, "tensor_parallel": tensor_parallel,
+        "max_time": max_time,
+    }  # fmt: skip
     options: dict[str, Any] = {
         "allow_change": allow_change,
         "allow_code": allow_code,
         "trust_remote_code": trust_remote_code,
-        "processes": {
-            "devices": devices, "num_nodes": num_nodes, "strategy": strategy, "tensor_parallel": tensor_parallel,
-        },
-    }  # fmt: skip
+        "changed": {name: value for name, value in given.items() if value is not None},
+    }
     rows = {"data": data, "eval_data": eval_data, "decay_data": decay_data}
     with giving({name: value for name, value in rows.items() if value is not None}, sources) as again:
         refuse_other_data(find_run(str(run)).config, again, sources or ())
@@ -100,9 +103,9 @@ def resume(
 
 def resume_with(
     console: Console, run: str | Path, *, allow_change: Collection[str] = (), allow_code: bool = False,
-    trust_remote_code: bool = False, processes: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False, changed: Mapping[str, Any] | None = None,
 ) -> Run:  # fmt: skip
-    """`resume`, whose messages go to this console. processes: the options that say how many there are, and how."""
+    """`resume`, whose messages go to this console. changed: options that need not stay what they were."""
     stopped = find_run(str(run))
     if is_first_process():
         refuse_ended(stopped)
@@ -111,8 +114,10 @@ def resume_with(
         return stopped
     refuse_missing_data(stopped.config, str(stopped.path))
     _judge_code(stopped, allow_change, allow_code)
-    options = {name: value for name, value in (processes or {}).items() if value is not None}
-    options |= {"trust_remote_code": True} if trust_remote_code else {}
+    options = {**(changed or {}), **({"trust_remote_code": True} if trust_remote_code else {})}
+    if options.get("strategy", FSDP) != FSDP:
+        # It is for models that are shared out.
+        options["offload"] = False
     start = resolve_options(None, stopped.path / "run.yaml", options, "keyword argument")
     check_allowed(allow_change, start[0].as_dict())
     return execute(*start, console, resumed=stopped, allowed=allow_change)
@@ -149,13 +154,19 @@ def judge_config(config: str | Path | None, typed: Collection[str]) -> None:
 
 def go_on(resolved: Resolved, asked: bool, console: Console) -> bool:
     """Go on with the run that the same command has begun before; whether there is one. asked: --resume was typed."""
-    run = run_to_go_on(resolved, lambda run: resolve_options(None, run.path / "run.yaml", {}, "")[0], asked)
+
+    def stored(run: Run) -> Resolved:
+        return resolve_options(None, run.path / "run.yaml", {}, "")[0]
+
+    run = run_to_go_on(resolved, stored, asked)
     if run is None:
         return False
     if run.is_complete:
         console.say(f"The run {run.name} is finished: there is nothing left to do. Its model is in {run.model_path}.")
         return True
-    resume_with(console, run.path, trust_remote_code=resolved.core.trust_remote_code)
+    resume_with(
+        console, run.path, trust_remote_code=resolved.core.trust_remote_code, changed=changes(resolved, run, stored)
+    )
     return True
 
 

@@ -87,20 +87,31 @@ GO_ON = (
 """The end of a job's script."""
 
 
+ALONE = {
+    "contiguous", "exclusive", "get-user-env", "hold", "no-kill", "no-requeue", "overcommit", "oversubscribe",
+    "propagate", "quiet", "reboot", "requeue", "spread-job", "use-min-nodes", "verbose", "wait",
+}  # fmt: skip
+"""Options of sbatch that may stand without a value."""
+
+
 def _option(text: str) -> tuple[str, str | None]:
     """Name and value of an option of sbatch. Raises ZooError."""
     name, equals, value = text.removeprefix("--").partition("=")
-    if not re.fullmatch(r"[a-z][a-z-]*", name) or re.search(r"\s", value):
+    if not re.fullmatch(r"[a-z][a-z-]*", name):
         raise ZooError(
             f"--sbatch {text!r} is no option of sbatch.",
             "Write its long name: --sbatch partition=gpu --sbatch exclusive",
         )
+    if not equals and name not in ALONE:
+        raise ZooError(f"--sbatch {name} needs a value.", f"Write it so: --sbatch {name}=VALUE")
+    if equals and not value or re.search(r"[\n\"]", value):
+        raise ZooError(f"--sbatch {text!r} has a value that a script cannot hold.", "Leave out quotes and line breaks.")
     if name in ("nodes", "ntasks-per-node", "ntasks"):
         raise ZooError(
             f"--sbatch {text} would contradict the run.",
             "--num-nodes and --devices of the run say how many machines and processes there are.",
         )
-    return name, value if equals else None
+    return name, (f'"{value}"' if re.search(r"\s", value) else value) if equals else None
 
 
 def read_launch(arguments: Sequence[str]) -> Launch:
