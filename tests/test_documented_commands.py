@@ -322,6 +322,7 @@ OUTSIDE = {
 """Commands of other programs: whether what they name exists is tested above, and this is why they are not run."""
 SLOW = {
     r"zoo doctor": "imports everything; test_cli.py has it",
+    r"--sweep": "trains every setting, and then compares; test_tuning.py does so",
     r"--name (agent|shown)|--data world:rooms": "plays many episodes; test_episodes.py trains in environments",
     r"--tokens 63338|--tokens 32000|strong=dpo|--set dpo.beta=0.2|--out comparisons/mine": (
         "trains several, as others of the page do"

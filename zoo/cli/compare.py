@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from zoo.cli.train import flag_of, parameter
 from zoo.comparison.entrants import DECIDED, PROCESSES, refuse_processes
+from zoo.comparison.tuning import FOLDER, SEEDS
 from zoo.errors import ZooError
 from zoo.numbers import decimal, signed
 from zoo.options.config import TrainConfig
@@ -19,10 +20,15 @@ from zoo.terminal import Console, print_json
 from zoo.workers.make import HELP, make_workers
 from zoo.workers.tasks import Workers
 
+if TYPE_CHECKING:
+    from zoo.comparison.entrants import Settings
+    from zoo.comparison.runner import Comparison
+
 EXAMPLES = (
     "zoo compare --algos dpo,kto,simpo --seeds 3",
     "zoo compare --algos sft,dpo --data pairs.jsonl --max-steps 20 --dry-run",
     "zoo compare --algos mild=dpo,strong=dpo --set mild.beta=0.5 --set strong.beta=0.02",
+    "zoo compare --algos dpo,kto --sweep dpo.beta=0.05,0.1 --sweep kto.beta=0.05,0.1 --tune-by instructions",
     "zoo compare --config compare.yaml --out comparisons/mine --json",
     "zoo compare --algos dpo,kto --seeds 3 --workers 2",
     "zoo compare runs/first runs/second",
@@ -36,6 +42,12 @@ OWN: list[tuple[str, type, Any, Any]] = [
     ("seeds", str, typer.Option(help="A number of seeds (3 means 0, 1, 2), or a list (0,5,7). A seed determines the "
                                 "order of the data and everything else random.", show_default="1"), None),
     ("sets", list[str], typer.Option("--set", metavar="LABEL.OPTION=VALUE", help="An option of one algorithm."), None),
+    ("sweeps", list[str], typer.Option("--sweep", metavar="LABEL.OPTION=VALUE,…", help="Values to choose from for one "
+                                       "algorithm, on prompts cut off the training part (repeat it for several)."),
+     None),
+    ("tune_by", str, typer.Option(metavar="REWARD", help="What --sweep chooses by: a reward of greedy answers "
+                                  "(instructions), or a measure of the table (preference_accuracy)."), None),
+    ("tune_seeds", str, typer.Option(help="Seeds of --sweep.", show_default=f"{SEEDS[0]},"), None),
     ("config", str, typer.Option(metavar="FILE", help="YAML: common options, algos, seeds, and options under a label."),
      None),
     ("out", str, typer.Option(metavar="FOLDER", help="Folder of runs and report; an existing one is continued.",
@@ -94,7 +106,8 @@ def _refuse_without_effect(typed: dict[str, Any]) -> None:
     """Raises ZooError for options of training and measuring beside finished runs. typed: by name, None where not."""
     names = [name for name, value in typed.items() if value is not None]
     if names:
-        flags = ", ".join("--" + name.replace("sets", "set").replace("_", "-") for name in names)
+        spelled = {"sets": "set", "sweeps": "sweep"}
+        flags = ", ".join("--" + spelled.get(name, name).replace("_", "-") for name in names)
         raise ZooError(
             f"Finished runs are compared as they are; {flags} would have no effect.",
             f"Leave {flags} out, or name algorithms to train with --algos.",
@@ -103,6 +116,9 @@ def _refuse_without_effect(typed: dict[str, Any]) -> None:
 
 def _compare_algorithms(own: dict[str, Any], core_options: dict[str, Any]) -> None:
     own["answer_tokens"] = ANSWER_TOKENS if own["answer_tokens"] is None else own["answer_tokens"]
+    for name in ("tune_by", "tune_seeds"):
+        if own[name] is not None and not own["sweeps"]:
+            raise ZooError(f"--{name.replace('_', '-')} is for --sweep.", "Add --sweep LABEL.OPTION=VALUE,VALUE.")
     for name in ("tokens", "cases", "answer_tokens"):
         if own[name] is not None and own[name] < 1:
             flag = "--" + name.replace("_", "-")
@@ -115,18 +131,36 @@ def _compare_algorithms(own: dict[str, Any], core_options: dict[str, Any]) -> No
 
     workers = _workers(own)
     console = Console(stderr=own["as_json"])
-    comparison = Comparison(
-        settings, console, out=own["out"], tokens=own["tokens"], cases=own["cases"],
-        answer_tokens=own["answer_tokens"], arguments=sys.argv[1:],
-    )  # fmt: skip
+
+    def comparison_of(settings: Settings, out: str | None, **more: Any) -> Comparison:
+        return Comparison(
+            settings, console, out=out, tokens=own["tokens"], cases=own["cases"], answer_tokens=own["answer_tokens"],
+            arguments=sys.argv[1:], **more,
+        )  # fmt: skip
+
+    comparison = comparison_of(settings, own["out"])
+    if own["sweeps"]:
+        from zoo.comparison.tuning import tune
+
+        tuned = tune(comparison, own["sweeps"], own["tune_by"], own["tune_seeds"], comparison_of)
+        _show_plan(tuned.plan, tuned.comparison, console)
+        if own["dry_run"]:
+            return
+        if (own["only"] or "").startswith(f"{FOLDER}/"):
+            _only(tuned.comparison, tuned.plan, own["only"].partition("/")[2], own["as_json"])
+            return
+        settings = tuned.settings(tuned.comparison.go(tuned.plan, workers))
+        for line in tuned.told():
+            console.say(line)
+        comparison = comparison_of(settings, str(comparison.folder))
+        comparison.tuning = tuned.outcome
+        workers = _workers(own)
     plan = comparison.plan()
     _show_plan(plan, comparison, console)
     if own["dry_run"]:
         return
     if own["only"]:
-        run = comparison.make(plan, own["only"])
-        if own["as_json"]:
-            print_json({"run": run.name, "path": str(run.path), "scores": run.read_json("measures.json")["scores"]})
+        _only(comparison, plan, own["only"], own["as_json"])
         return
     results = comparison.go(plan, workers)
     page = write_comparison_page(comparison.folder, results, comparison.command)
@@ -137,6 +171,12 @@ def _compare_algorithms(own: dict[str, Any], core_options: dict[str, Any]) -> No
         console.say(f"report  {page}")
     if results["failed"]:
         raise typer.Exit(1)
+
+
+def _only(comparison: Comparison, plan: Any, name: str, as_json: bool) -> None:
+    run = comparison.make(plan, name)
+    if as_json:
+        print_json({"run": run.name, "path": str(run.path), "scores": run.read_json("measures.json")["scores"]})
 
 
 def _workers(own: dict[str, Any]) -> Workers | None:

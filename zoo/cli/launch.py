@@ -46,7 +46,7 @@ def launch(
     if launcher not in LAUNCHERS:
         raise ZooError(
             f"--with {launcher} is no launcher.{nearest(launcher, LAUNCHERS)}",
-            "Choose torchrun or slurm. Ray runs many commands at the same time: zoo compare … --workers ray",
+            "Choose torchrun or slurm. With Ray, --workers ray makes many runs at the same time (docs/clusters.md).",
         )
     unused = "--sbatch" if sbatch and launcher != "slurm" else ""
     unused = "--rendezvous" if rendezvous is not None and launcher == "slurm" else unused

@@ -104,8 +104,7 @@ def read_settings(
     settings = Settings(entrants, chosen, str(config), given={k: v for k, v in given.items() if v is not None})
     _read_file(file, settings)
     for text in sets:
-        label, option, value = _split_set(text, entrants)
-        _check_option(option, f"--set {text}", own=True)
+        label, option, value = split_option(text, "--set", settings)
         own = settings.sets.setdefault(label, {})
         if option in own:
             raise ZooError(f"--set gives {label}.{option} twice: {own[option]} and {value}.", "Leave one of them out.")
@@ -155,9 +154,10 @@ def _read_file(file: dict[str, Any], settings: Settings) -> None:
             settings.common[key] = value
 
 
-def _split_set(text: str, entrants: list[Entrant]) -> tuple[str, str, str]:
+def split_option(text: str, flag: str, settings: Settings) -> tuple[str, str, str]:
+    """`label.option=value` as its parts. Raises ZooError for another label, and options that are common to all."""
     name, equals, value = text.partition("=")
-    labels = [entrant.label for entrant in entrants]
+    labels = [entrant.label for entrant in settings.entrants]
     # The longest label first: a label may have a dot.
     label = next(
         (candidate for candidate in sorted(labels, key=len, reverse=True) if name.startswith(f"{candidate}.")), None
@@ -166,10 +166,12 @@ def _split_set(text: str, entrants: list[Entrant]) -> tuple[str, str, str]:
         wrong = name.partition(".")[0]
         guess = nearest(wrong, labels) if "." in name else ""
         raise ZooError(
-            f"--set {text} names none of the compared algorithms.{guess}",
-            f"Write --set {labels[0]}.option=value; an option for all of them is given as an ordinary flag.",
+            f"{flag} {text} names none of the compared algorithms.{guess}",
+            f"Write {flag} {labels[0]}.option=value; an option for all of them is given as an ordinary flag.",
         )
-    return label, name[len(label) + 1 :].replace("-", "_"), value
+    option = name[len(label) + 1 :].replace("-", "_")
+    _check_option(option, f"{flag} {text}", own=True)
+    return label, option, value
 
 
 def _check_option(name: str, where: str, own: bool, labels: Sequence[str] = ()) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from zoo.comparison.entrants import START
 from zoo.comparison.measures import EXPLAINED
 from zoo.comparison.plan import Plan, Planned
+from zoo.comparison.tuning import told
 from zoo.evals import Score
 from zoo.evals.changes import averaged, change
 from zoo.evals.kept_scores import with_cases
@@ -32,7 +33,7 @@ COSTS = {
 
 def gather(
     plan: Plan, runs: Sequence[tuple[Planned, Run]], start: dict[str, Score], start_run: Run, evals: list[str],
-    failed: list[dict[str, str]], folder: Path,
+    failed: list[dict[str, str]], folder: Path, tuning: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """The content of the table, the page and compare.json; also written to compare.json and runs.csv."""
     rows = [_row(planned, run) for planned, run in runs]
@@ -50,7 +51,8 @@ def gather(
         "runs": rows,
         "differences": _differences(labels, runs, start_run, {name: start[name] for name in evals}),
         "failed": failed,
-        "notes": plan.notes,
+        "notes": [*plan.notes, *(told(tuning) if tuning else [])],
+        "tuning": tuning,
     }
     results["warnings"] = _warnings(results)
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,9 +23,9 @@ from zoo.comparison.plan import Plan, Planned, make_plan
 from zoo.contract import registry
 from zoo.data.encoding.named import listed, template_args
 from zoo.errors import NO_RUN, TrainingStopped, ZooError, nearest, was_asked
-from zoo.evals import Score, Subject
-from zoo.evals.answers import generate
-from zoo.evals.chosen import choose
+from zoo.evals import Eval, Score, Subject
+from zoo.evals.answers import generate, reward_eval
+from zoo.evals.chosen import Chosen, choose
 from zoo.evals.kept_scores import copy_score, write_score
 from zoo.libraries.architecture import ending_ids
 from zoo.libraries.quiet import quiet_libraries
@@ -38,6 +38,8 @@ from zoo.options.checks import names_in
 from zoo.options.config import AUTO, TrainConfig
 from zoo.options.roles import ROLES
 from zoo.report.run_page import write_run_page
+from zoo.rewards.reward import Reward
+from zoo.rollout.engine import Sampling
 from zoo.runs import Run, find_runs
 from zoo.terminal import Console
 from zoo.training.online.assembly import sampling_of
@@ -66,9 +68,14 @@ class Comparison:
         cases: int | None = None,
         answer_tokens: int = 96,
         arguments: Sequence[str] = (),
+        only: str = "",
+        reward: str | None = None,
     ):
-        """arguments: of the command that was typed."""
+        """arguments: of the command that was typed; only: what stands before the name of a run in --only; reward: that
+        of greedy answers to the held-out prompts is measured, in place of other evaluations."""
         self.settings, self.console, self.arguments = settings, console, arguments
+        self.only, self.reward = only, reward
+        self.tuning: dict[str, Any] = {}
         self.command = typed_command(arguments) if arguments else ""
         self.tokens, self.cases, self.answer_tokens = tokens, cases, answer_tokens
         quiet_libraries()
@@ -110,6 +117,8 @@ class Comparison:
             self.settings, self.template, self.source.name, str(self.folder), self.tokens, self.say, self._answer_length
         )  # fmt: skip
         self.held_out = measures.load_held_out(self.core, self.template, self.plugins, plan.trained_prompts, self.cases)
+        if self.reward is not None:
+            self.evals = {self.reward: self._rewarded(self.reward)}
         self.key = measures.settings_key(
             self.source.name,
             self.precision,
@@ -124,6 +133,17 @@ class Comparison:
                 "No evaluation is known for this data, so there is no held-out score: name one with --score."
             )
         return plan
+
+    def _rewarded(self, text: str) -> Chosen:
+        """The evaluation by a reward of greedy answers to the held-out prompts."""
+        named = registry.contributions(self.plugins, "rewards")
+        reward = Reward(text, named, str(self.folder), self.device.type, say=self.say, patience=1)
+        greedy = Sampling(max_new_tokens=self.answer_tokens, temperature=0.0)
+
+        def run(subject: Subject) -> Score:
+            return reward_eval(text, subject, self.held_out.prompts, reward, greedy)
+
+        return Chosen(text, Eval(f"Mean reward {text} of greedy answers to held-out prompts.", run), {})
 
     def _answer_length(self, core: TrainConfig, records: Records) -> float:
         """Mean length of the start's answers to some prompts, sampled as the run will sample."""
@@ -142,7 +162,9 @@ class Comparison:
         runs = self._made(plan, workers)
         if not runs:
             raise ZooError("No run of the comparison finished.", self.failed[0]["error"])
-        return results.gather(plan, runs, self.start.scores, self.start_run, list(self.evals), self.failed, self.folder)
+        return results.gather(
+            plan, runs, self.start.scores, self.start_run, list(self.evals), self.failed, self.folder, self.tuning
+        )
 
     def make(self, plan: Plan, only: str) -> Run:
         """Train and measure one run. Raises ZooError if there is no such run, TrainingStopped if it fails."""
@@ -181,7 +203,10 @@ class Comparison:
         """Make each run that is missing by a command of its own; the names of those that failed."""
         arguments = without(self.arguments, "--workers")
         tasks = [
-            Task(planned.name, (*arguments, "--only", planned.name), self.folder / LOGS / f"{planned.name}.log")
+            Task(
+                planned.name, (*arguments, "--only", f"{self.only}{planned.name}"),
+                self.folder / LOGS / f"{planned.name}.log",
+            )
             for planned in plan.runs if not self._is_made(planned)
         ]  # fmt: skip
         self.say(f"\n{len(tasks)} runs on {workers.name}")
