@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import zoo
 from zoo.errors import ZooError
 from zoo.libraries.adapters import load_on_base
+from zoo.models import start as policies
 from zoo.models.memory import Step, Way, _of_model
 from zoo.models.scoring import score_answers
 from zoo.values.types import Answer
@@ -47,6 +48,28 @@ def test_adapters_go_on_and_the_reference_is_what_they_were(run, options):
     one, two = (AutoPeftModelForCausalLM.from_pretrained(done.model_path) for done in (first, second))
     assert one.peft_config["default"].base_model_name_or_path == two.peft_config["default"].base_model_name_or_path
     assert not torch.allclose(logps(one), logps(two), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quantize": "nf4"}, {"quantize": "int8"}, {"precision": "bf16-mixed"}, {"base_dtype": "bfloat16"},
+        {"precision": "bf16-mixed", "quantize": "nf4"},
+    ],
+    ids=lambda options: "-".join(options.values()),
+)  # fmt: skip
+def test_the_copy_of_whole_modules_is_as_exact_as_what_is_trained(run, monkeypatch, options):
+    """Rounded or quantised like the matrices of the base, it would not be what training begins with."""
+    made = []
+    real = policies.round_frozen
+    monkeypatch.setattr(policies, "round_frozen", lambda model, *given: made.append(real(model, *given)))
+    first = run("sft", lora_targets="q_proj,v_proj", train_modules="lm_head,up_proj,norm")
+    second = run(model=str(first.path), lora_continue=True, reference_cache="off", **options)
+    assert losses(second)[0] == pytest.approx(math.log(2), abs=1e-6)
+    copies = {name: value.dtype for name, value in made[-1].named_parameters() if ".modules_to_save.start." in name}
+    assert len(copies) == 4 and {*copies.values()} == {torch.float32}, "head, norm, and one of each layer"
+    base = {value.dtype for name, value in made[-1].named_parameters() if "down_proj" in name}
+    assert torch.float32 not in base, "the base is rounded"
 
 
 def test_the_scores_of_the_start_are_those_of_its_merged_model(run, tmp_path):

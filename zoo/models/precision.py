@@ -14,7 +14,7 @@ from zoo.libraries.quantising import QUANTISED, quantise_linear
 from zoo.libraries.rounding import frozen_linear, round_linear
 from zoo.libraries.sharding import is_sharding
 from zoo.libraries.stored import read
-from zoo.libraries.wrappers import ORIGINAL, base_of
+from zoo.libraries.wrappers import COPIES, ORIGINAL, base_of
 from zoo.models.devices import is_here
 
 
@@ -68,7 +68,8 @@ def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
     """Quantise the frozen matrices of a model, or round them to bfloat16, if `wanted` says so; returns the model.
 
     With bf16-mixed, what it computes with rounded ones stays the same to the last bit, in less memory: autocast would
-    round them in every forward pass. Embeddings and heads, which are read in float32, are left as they are.
+    round them in every forward pass. Embeddings and heads, which are read in float32, are left as they are, and so are
+    adapters and copies of whole modules, also those that are frozen as the start of a run.
     Matrices that are still in their files are read one after the other, so that no more of them is in memory than is
     kept. Four bits leave out the projections to keys and values that several heads share: few weights, in which the
     rounding costs most. Raises ZooError for a model with no matrix that can be quantised.
@@ -77,8 +78,8 @@ def round_frozen(model: Any, precision: str, wanted: str = "auto") -> Any:
     heads = [base.get_input_embeddings(), base.get_output_embeddings(), getattr(base, "score", None)]
     # A copy that is trained as a whole begins as its original.
     originals = [module._modules[ORIGINAL] for module in base.modules() if ORIGINAL in module._modules]
-    frozen_adapters = [module for name, module in base.named_modules() if ADAPTER in name]
-    others = (*heads, *originals, *frozen_adapters, *unreached_layers(model))
+    beside = [module for name, module in base.named_modules() if ADAPTER in name or f".{COPIES}." in f".{name}"]
+    others = (*heads, *originals, *beside, *unreached_layers(model))
     layers = frozen_linear(base, [layer for layer in others if hasattr(layer, "weight")])
     if wanted in QUANTISED:
         shared = shared_by_heads(base, layers) if wanted == "nf4" else []
