@@ -82,7 +82,7 @@ class GKD(Algorithm):
         teacher_top_k: int | None = None
         """Compare the teacher's likeliest words only, all others as one; none for all words."""
         stored: bool = False
-        """Read the teacher's log-probs from the rows (zoo label --teacher); no teacher in memory, own_share is 0."""
+        """Read the teacher's log-probs from the rows (zoo label --teacher); none in memory; needs --own-share 0."""
 
         def __post_init__(self) -> None:
             require(0 <= self.beta <= 1, "beta must be from 0 to 1")

@@ -115,6 +115,17 @@ def test_the_likeliest_words_of_a_teacher_in_memory_are_those_that_were_stored(t
     torch.testing.assert_close(part, values[[6, 1, 3], : part.shape[1]], rtol=1e-4, atol=1e-5)
 
 
+def test_stored_log_probs_are_of_temperature_1_alone(tiny_model):
+    answers = Answers([Answer.of([3], [4, 5])])
+    stored = TopLogps([torch.tensor([[7], [3]])], [torch.tensor([[0.5, 0.5], [0.5, 0.5]]).log()])
+    policy = Policy(tiny_model, "shared")
+    at_1 = policy.divergence(answers, stored, kind="forward_kl")
+    assert torch.equal(policy.divergence(answers, stored, kind="forward_kl", temperature=1.0), at_1)
+    with pytest.raises(ZooError, match=r"at temperature 1, and the policy's are to be at 0\.5") as told:
+        policy.divergence(answers, stored, kind="forward_kl", temperature=0.5)
+    assert "Leave --temperature out" in told.value.hint
+
+
 def test_a_rollout_compares_in_parts(tiny_model, teacher_model):
     answers = Answers(ragged())
     policy, teacher = Policy(tiny_model, "shared"), frozen(teacher_model)

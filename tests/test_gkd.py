@@ -146,6 +146,8 @@ def test_stored_log_probs_make_the_run_of_the_teacher_in_memory(runs, tmp_path, 
     write_rows(tmp_path / "other.jsonl", [{**row, "completion": "another answer"} for row in rows])
     with pytest.raises(ZooError, match="of other tokens than training has"):
         train(data=str(tmp_path / "other.jsonl"), stored=True, own_share=0.0)
+    with pytest.raises(ZooError, match=r"stored log-probs are those at temperature 1, .* at 0\.7"):
+        train(data=out, stored=True, own_share=0.0, temperature=0.7)
 
 
 def test_a_teacher_of_the_family_with_a_padded_vocabulary_teaches_as_one_without(runs, tmp_path):

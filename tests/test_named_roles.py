@@ -161,6 +161,18 @@ def test_a_role_that_cannot_be_is_refused_by_its_name(own, start, role, why):
     assert told.value.hint.startswith("Write own_roles = ")
 
 
+def test_an_option_by_the_name_of_a_role_is_refused_with_its_line(tmp_path):
+    declared = "        guide: float = 1.0"
+    config = f"    @dataclass\n    class Config:\n        beta: float = 1.0\n{declared}\n\n    metrics ="
+    roles = 'Role(), "other": Role()'
+    body = OWN.replace("Role(START)", roles).replace("ROLE", "guide").replace("    metrics =", config)
+    file = plugin_file(tmp_path, "from dataclasses import dataclass\nfrom zoo.api import Role\n" + body, "twice.py")
+    with pytest.raises(PluginError, match="its option 'guide' has the name of one of its own roles") as told:
+        load_file(file + ":Beside")
+    line = 1 + (tmp_path / "twice.py").read_text().splitlines().index(declared)
+    assert f"twice.py, line {line}): " in str(told.value)
+
+
 def test_a_card_has_the_roles_of_its_plugin(own):
     cls = own('start="named", ahead=True, about="Shows the way."')
     card = stand_in(json.loads(json.dumps(describe(cls))), lambda: cls)

@@ -117,6 +117,16 @@ def _with_role_options(config: Any, own_roles: Any) -> Any:
     return make_dataclass(config.__name__, options, bases=(config,), namespace=space)
 
 
+def _named_as_a_role(cls: type[Algorithm]) -> str:
+    """The first option that the class declares by the name of one of its own roles; "" if there is none."""
+    for part in cls.Config.__mro__:
+        of_roles = vars(part).get(HELPS, {})
+        for name in vars(part).get("__annotations__", {}):
+            if name in cls.own_roles and name not in of_roles:
+                return name
+    return ""
+
+
 def missing_role(role: str, declared: Sequence[str], table: Sequence[str] = tuple(ROLES)) -> PluginError:
     """The error for a role that the algorithm uses and did not declare. table: the roles to pick from."""
     what = f"The algorithm uses models.{role}, but declares needs = {tuple(declared)}"
@@ -167,6 +177,9 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
     if clash := [field.name for field in fields(cls.Config) if field.name in CORE_NAMES]:
         what = f"its option '{clash[0]}' is an option of the core, or reserved for one: rename it."
         raise refuse(what, clash[0], of=cls.Config)
+    if clash := _named_as_a_role(cls):
+        what = f"its option '{clash}' has the name of one of its own roles, which is an option already: rename one."
+        raise refuse(what, clash, of=cls.Config)
     for declared, where, chosen in _declared_defaults(cls):
         for option, value in chosen.items():
             if why := _fault_of_default(option, value):

@@ -45,7 +45,7 @@ def divergence_of(
 ) -> Tensor:
     """The divergence at each counted completion token of B answers, float32 [B, T], with gradients for the policy.
 
-    Raises ZooError for a teacher with another vocabulary.
+    Raises ZooError for a teacher with another vocabulary, and for stored log-probs at a temperature other than 1.
     """
     if not answers:
         return torch.zeros(0, 1, device=next(policy.model.parameters()).device)
@@ -90,6 +90,7 @@ def _comparer(
     if isinstance(teacher, TopLogps):
         ids, log_q = teacher.at(rows.answer, rows.index)
         _require_words(model, ids)
+        _require_temperature(temperature)
         return lambda states: class_divergence(states, ids, log_q, divergence, temperature)
     states_of_teacher = teacher_states(teacher, answers, rows)
     common = _common_words(model, states_of_teacher.head, words)
@@ -190,6 +191,16 @@ def _require_words(model: Any, ids: Tensor) -> None:
         raise ZooError(
             f"The stored log-probs are of words up to number {int(ids.max()):,}, and the policy has {own:,} words.",
             "Label the rows again with a teacher that has this model's tokenizer: zoo label DATA --teacher MODEL.",
+        )
+
+
+def _require_temperature(temperature: float) -> None:
+    """Raises ZooError for a temperature that stored log-probs were not computed at."""
+    if temperature != 1:
+        raise ZooError(
+            f"The stored log-probs are those at temperature 1, and the policy's are to be at {temperature:g}: they "
+            "cannot be compared.",
+            "Leave --temperature out, or name the teacher itself instead of the stored log-probs: --teacher MODEL.",
         )
 
 

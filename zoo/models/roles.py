@@ -86,7 +86,8 @@ class Policy(Scorer):
         """The divergence from a frozen model at each completion token, float32 [B, T], 0 where no token counts.
 
         kind, beta: as of `Divergence`; temperature: divides the logits of both; top_k: compare the teacher's likeliest
-        words and all others as one. A `TopLogps` has words of its own. Raises ZooError for other vocabularies.
+        words and all others as one. A `TopLogps` has words of its own, and is of temperature 1. Raises ZooError
+        for other vocabularies and, with a `TopLogps`, other temperatures.
         """
         comparison = Comparison(Divergence(kind, beta), temperature or self.temperature, top_k, self.words)
         return divergence_of(self, answers, teacher, comparison)
