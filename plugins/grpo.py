@@ -217,46 +217,50 @@ class GRPO(Algorithm):
             require(0 < self.clip_low <= 1, "clip_low must be above 0 and at most 1")
             require(self.clip_high > 0, "clip_high must be above 0")
             require(dual is None or dual > 1, "dual_clip must be above 1")
-            require(dual is None or self.surrogate == "clip", "dual_clip is of surrogate=clip")
             require(min(gates) > 0, "gate_positive and gate_negative must be above 0")
-            require(
-                self.surrogate == "sapo" or gates == (1.0, 1.05),
-                "gate_positive and gate_negative are of surrogate=sapo",
-            )
             require(0 < self.covariance_share <= 1, "covariance_share must be above 0 and at most 1")
             require(0 <= between[0] < between[1], "covariance_low must be at least 0 and below covariance_high")
             require(self.covariance_weight >= 0, "covariance_weight must be at least 0")
-            require(
-                self.covariance != "none" or self.covariance_share == 2e-4,
-                "covariance_share has no effect without covariance",
-            )
-            require(
-                self.covariance == "clip" or between == (1.0, 5.0),
-                "covariance_low and covariance_high have no effect without covariance=clip",
-            )
-            require(
-                self.covariance == "kl" or self.covariance_weight == 1,
-                "covariance_weight has no effect without covariance=kl",
-            )
-            require(
-                self.overlong_length is None or self.overlong_cache > 0,
-                "overlong_length has no effect without overlong_cache",
-            )
             require(self.scale_epsilon >= 0, "scale_epsilon must be at least 0")
             require(self.baseline != "none" or self.scale != "group", "scale=group needs a baseline")
             require(0 <= self.overlong_cache <= 1, "overlong_cache must be from 0 to 1")
             require(self.resample >= 0, "resample must be at least 0")
             require(all(length is None or length >= 1 for length in lengths), "lengths must be at least 1")
             require(
-                lengths[0] is None or self.reduction == "constant",
-                "length_constant has no effect without reduction=constant",
-            )
-            require(
                 not self.step_rewards or self.baseline == "group", "step_rewards are compared with their group's mean"
             )
             require(
                 not self.step_rewards or self.kl_in != "reward", "step_rewards take the KL term in loss or token_reward"
             )
+            require(
+                not self.overlong_filter or not self.overlong_cache,
+                "overlong_filter is the alternative to overlong_cache",
+            )
+            for where, (has_effect, names) in self._effects().items():
+                for name in names:
+                    default = getattr(type(self), name)
+                    require(has_effect or getattr(self, name) == default, f"{name} has no effect {where}")
+
+        def _effects(self) -> dict[str, tuple[bool, tuple[str, ...]]]:
+            """Where options have no effect; whether they have one here; their names."""
+            of, kl_in_loss = self.surrogate, self.beta > 0 and self.kl_in == "loss"
+            return {
+                "without beta": (self.beta > 0, ("kl_in",)),
+                "without beta and kl_in=loss": (kl_in_loss, ("kl_estimator",)),
+                "with step_rewards": (not self.step_rewards, ("scale",)),
+                "with scale=none": (self.scale != "none" or self.step_rewards, ("scale_epsilon",)),
+                "with surrogate=reinforce": (
+                    of != "reinforce" or (kl_in_loss and self.kl_estimator == "k3_ratio"), ("ratio",),
+                ),
+                "without surrogate=clip or surrogate=cispo": (of in ("clip", "cispo"), ("clip_low", "clip_high")),
+                "without surrogate=clip": (of == "clip", ("dual_clip",)),
+                "without surrogate=sapo": (of == "sapo", ("gate_positive", "gate_negative")),
+                "without covariance": (self.covariance != "none", ("covariance_share",)),
+                "without covariance=clip": (self.covariance == "clip", ("covariance_low", "covariance_high")),
+                "without covariance=kl": (self.covariance == "kl", ("covariance_weight",)),
+                "without reduction=constant": (self.reduction == "constant", ("length_constant",)),
+                "without overlong_cache": (self.overlong_cache > 0, ("overlong_length",)),
+            }  # fmt: skip
 
     def needs(self, config: Config) -> tuple[str, ...]:
         return ("policy", "reference") if config.beta > 0 else ("policy",)

@@ -480,7 +480,7 @@ def test_reinforce_plus_plus(vectors):
 
 
 def test_whitened_advantages_have_mean_0_and_deviation_1_over_the_tokens_of_the_rollout():
-    config = options(GRPO, **{**GRPO.variants["reinforce++-baseline"], "beta": 0.0})
+    config = options(GRPO, **{**GRPO.variants["reinforce++-baseline"], "beta": 0.0, "kl_estimator": "k3"})
     answers = written([[-1.0] * 3] * 4, [3, 1, 2, 3])
     batch = rolled(GRPO(), config, Written(answers), [1.0, 0.0, math.nan, 0.2], prompts=2)
     tokens = batch.advantage[[0, 1, 3]][batch.answers.mask[[0, 1, 3]]]
@@ -610,7 +610,7 @@ def test_every_variant_is_made_of_options_that_go_together(name):
         ({"clip_low": 0.0}, "clip_low"),
         ({"dual_clip": 1.0}, "dual_clip must be above 1"),
         ({"dual_clip": 3.0, "surrogate": "cispo"}, "surrogate=clip"),
-        ({"gate_negative": 2.0}, "gate_positive and gate_negative are of surrogate=sapo"),
+        ({"gate_negative": 2.0}, "gate_negative has no effect without surrogate=sapo"),
         ({"gate_positive": 0.0, "surrogate": "sapo"}, "gate_positive and gate_negative must be above 0"),
         ({"covariance_share": 0.0}, "covariance_share must be above 0"),
         ({"covariance_low": 6.0}, "below covariance_high"),
@@ -619,6 +619,16 @@ def test_every_variant_is_made_of_options_that_go_together(name):
         ({"covariance": "kl", "covariance_low": 0.5}, "without covariance=clip"),
         ({"covariance": "clip", "covariance_weight": 0.5}, "without covariance=kl"),
         ({"overlong_length": 9}, "without overlong_cache"),
+        ({"overlong_cache": 0.2, "overlong_filter": True}, "overlong_filter is the alternative to overlong_cache"),
+        ({"surrogate": "sapo", "clip_high": 0.3}, "clip_high has no effect without surrogate=clip or surrogate=cispo"),
+        ({"surrogate": "unclipped", "clip_high": 0.3}, "clip_high has no effect"),
+        ({"surrogate": "reinforce", "clip_low": 0.3}, "clip_low has no effect"),
+        ({"surrogate": "reinforce", "ratio": "sequence"}, "ratio has no effect with surrogate=reinforce"),
+        ({"beta": 0.0, "kl_in": "reward"}, "kl_in has no effect without beta"),
+        ({"beta": 0.0, "kl_estimator": "k2"}, "kl_estimator has no effect without beta and kl_in=loss"),
+        ({"kl_in": "reward", "kl_estimator": "k2"}, "kl_estimator has no effect without beta and kl_in=loss"),
+        ({"scale": "none", "scale_epsilon": 0.1}, "scale_epsilon has no effect with scale=none"),
+        ({"step_rewards": True, "scale": "none"}, "scale has no effect with step_rewards"),
         ({"baseline": "none"}, "needs a baseline"),
         ({"length_constant": 3}, "without reduction=constant"),
         ({"overlong_cache": 2.0}, "from 0 to 1"),
@@ -628,6 +638,19 @@ def test_every_variant_is_made_of_options_that_go_together(name):
 def test_options_that_mean_nothing_are_refused(values, says):
     with pytest.raises(ZooError, match=says):
         options(GRPO, **values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"surrogate": "cispo", "clip_high": 0.3},
+        {"surrogate": "reinforce", "ratio": "sequence", "kl_estimator": "k3_ratio"},
+        {"step_rewards": True, "scale_epsilon": 0.1},
+    ],
+)
+def test_options_that_have_an_effect_are_not(values):
+    config = options(GRPO, **values)
+    assert {name: getattr(config, name) for name in values} == values
 
 
 def test_the_numbers_of_the_papers():

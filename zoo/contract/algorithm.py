@@ -177,9 +177,9 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
     if clash := [field.name for field in fields(cls.Config) if field.name in CORE_NAMES]:
         what = f"its option '{clash[0]}' is an option of the core, or reserved for one: rename it."
         raise refuse(what, clash[0], of=cls.Config)
-    if clash := _named_as_a_role(cls):
-        what = f"its option '{clash}' has the name of one of its own roles, which is an option already: rename one."
-        raise refuse(what, clash, of=cls.Config)
+    if twice := _named_as_a_role(cls):
+        what = f"its option '{twice}' has the name of one of its own roles, which is an option already: rename one."
+        raise refuse(what, twice, of=cls.Config)
     for declared, where, chosen in _declared_defaults(cls):
         for option, value in chosen.items():
             if why := _fault_of_default(option, value):
