@@ -65,6 +65,27 @@ def replacing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def unique_beside(path: Path) -> Iterator[Path]:
+    """A place of nobody else's on the disk of `path`, for a file or folder that is then renamed; what is left goes.
+
+    Nothing is there yet: what is made there has the rights that the umask leaves, which a temporary file has not.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".tmp-", ignore_cleanup_errors=True) as private:
+        yield Path(private) / path.name
+
+
+def give_usual_rights(*files: Path) -> None:
+    """Give files that a library wrote for their owner alone the rights of other new files, which the umask leaves."""
+    for file in files:
+        with unique_beside(file) as new:
+            new.touch()
+            # Not every disk has rights to give.
+            with contextlib.suppress(OSError):
+                shutil.copymode(new, file)
+
+
 def content_hash(files: Iterable[Path]) -> str:
     """sha256 over names and contents of files. Their blocks are hashed on all CPU cores at the same time."""
     sizes = [(file, file.stat().st_size) for file in files]

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import zoo
 from zoo.contract.descriptions import source_of
-from zoo.paths import cache_folder
+from zoo.paths import cache_folder, unique_beside
 
 LIBRARIES = ("site-packages", "dist-packages")
 
@@ -37,14 +36,9 @@ def write(what: str, place: Sequence[str], card: Any, files: Iterable[str]) -> N
     with contextlib.suppress(OSError):
         file = _file(what, place)
         content = {"place": [*place, *_here()], "files": {name: _digest(name) for name in files}, "card": card}
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=".tmp-")
-        try:
-            with open(handle, "w", encoding="utf-8") as stream:
-                json.dump(content, stream, ensure_ascii=False)
-            os.replace(temporary, file)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        with unique_beside(file) as beside:
+            beside.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+            os.replace(beside, file)
 
 
 def files_behind(*things: Any) -> list[str]:

@@ -18,6 +18,7 @@ from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.streamed import TYPES, order_of, write
 from zoo.libraries.tiny import IDS, make_tiny
 from zoo.libraries.wrappers import is_adapted, save_options
+from zoo.paths import give_usual_rights
 
 COPIED = frozenset(("reasoning_content", "reasoning", "thinking"))
 """Keys of a message that the library copies to each other."""
@@ -83,6 +84,7 @@ def save(model: Any, folder: Path, weights: Gathered | None = None) -> None:
         _write(files, weights)
     else:
         model.save_pretrained(folder, state_dict=weights.at_once(weights.like))
+    give_usual_rights(*Path(folder).glob("*.safetensors"))
 
 
 def _save_adapters(model: Any, folder: Path, weights: Gathered | None) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from zoo.errors import ZooError
 from zoo.libraries.stored import Place
+from zoo.paths import give_usual_rights
 
 WHOLE, PARTS = "weights.safetensors", re.compile(r"part-\d+-of-\d+\.safetensors")
 """The files of a checkpoint: all weights, or the parts of each process."""
@@ -81,6 +82,7 @@ def write_parts(parts: Mapping[str, Part], file: Path) -> None:
     kept = {name: part for name, part in parts.items() if part.values.numel() or 0 in part.shape}
     where = {name: [list(part.offset), list(part.shape)] for name, part in kept.items()}
     save_file({name: _alone(part.values) for name, part in kept.items()}, file, {WHERE: json.dumps(where)})
+    give_usual_rights(file)
 
 
 def _alone(tensor: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 from zoo.errors import ZooError
 from zoo.libraries import hub
 from zoo.libraries.reliance import LibraryError
-from zoo.paths import cache_folder
+from zoo.paths import cache_folder, unique_beside
 
 NAME = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -133,16 +132,10 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 def _write(model: Any, tokenizer: Any, folder: Path) -> None:
     from zoo.libraries.pretrained import save
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
-    former = beside.with_suffix(".old")
-    try:
+    with unique_beside(folder) as beside:
+        beside.mkdir()
         save(model, beside)
         tokenizer.save_pretrained(beside)
-        beside.chmod(0o755)
         if folder.exists():
-            os.rename(folder, former)
+            os.rename(folder, beside.with_name("former"))
         os.rename(beside, folder)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(former, ignore_errors=True)

@@ -11,8 +11,6 @@ import importlib.util
 import keyword
 import os
 import re
-import shutil
-import tempfile
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -22,6 +20,7 @@ from zoo import __version__
 from zoo.contract import registry
 from zoo.contract.algorithm import DATA_KINDS
 from zoo.errors import ZooError, nearest
+from zoo.paths import unique_beside
 
 NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 
@@ -46,16 +45,11 @@ def new_plugin(name: str, kind: str, parent: Path) -> Path:
             f"The name '{name}' gives a class {words['Class']}, which zoo.api already has.", "Choose another name."
         )
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
-        try:
+        with unique_beside(folder) as beside:
+            beside.mkdir()
             for file, text in contents.items():
                 (beside / file).write_text(text, encoding="utf-8")
-            # A temporary folder is accessible only to its owner; this one is permanent.
-            beside.chmod(0o777 & ~_umask())
             os.rename(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
     except OSError as error:
         raise ZooError(f"{folder} cannot be written: {error.strerror}.", "Choose another folder with --out.") from error
     return folder
@@ -119,9 +113,3 @@ def _is_installed(package: str) -> bool:
         return True
     except importlib.metadata.PackageNotFoundError:
         return False
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -9,8 +9,6 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.libraries.pretrained import save
-from zoo.paths import cache_folder
+from zoo.paths import cache_folder, unique_beside
 
 Say = Callable[[str], None]
 POSITIONS, HEAD = 512, 12
@@ -132,16 +130,12 @@ def kept(name: str, facts: dict[str, Any], make: Callable[[], tuple[Any, Any]]) 
     if folder.is_dir():
         return folder
     model, tokenizer = make()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".tmp-"))
-    try:
-        write(model, tokenizer, temporary)
-        temporary.chmod(0o755)
+    with unique_beside(folder) as beside:
+        beside.mkdir()
+        write(model, tokenizer, beside)
         # If another process was faster, its folder holds the same weights.
         with contextlib.suppress(OSError):
-            os.rename(temporary, folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            os.rename(beside, folder)
     return folder
 
 

@@ -36,6 +36,7 @@ from zoo.errors import TrainingStopped, ZooError
 from zoo.libraries.scattered import PARTS, WHOLE, Part, tensors_in, weights_in, write_parts
 from zoo.libraries.trainer import CheckpointIO
 from zoo.numbers import size
+from zoo.paths import give_usual_rights
 from zoo.processes import free_memory, from_all, my_rank
 
 WEIGHTS, REST, MANIFEST = WHOLE, "rest.pt", "manifest.json"
@@ -243,6 +244,7 @@ def _refuse_broken(weights: Mapping[str, Tensor], target: Path) -> None:
 def _write(checkpoint: dict[str, Any], folder: Path) -> None:
     rest = dict(checkpoint)
     save_file(_apart(rest.pop("state_dict")), folder / WEIGHTS)
+    give_usual_rights(folder / WEIGHTS)
     torch.save(rest, folder / REST)
     manifest = {
         name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size} for name in (WEIGHTS, REST)
