@@ -173,6 +173,20 @@ def test_what_cannot_be_is_told(run, options, said):
         run(**options)
 
 
+def test_a_rank_above_the_singular_values_of_a_matrix_is_told_before_anything_is_loaded(run, tiny_folder, monkeypatch):
+    """The smallest matrix is named, by the model's path, also where others are large enough."""
+    monkeypatch.setattr("zoo.training.execution.Execution", None)
+    with pytest.raises(ZooError) as error:
+        run(lora_rank=20)
+    name = "model.layers.0.self_attn.k_proj"
+    assert f"--lora-rank 20 is above the 16 singular values of {name}, which pissa" in error.value.message
+    assert "Use --lora-rank 16 or less." in error.value.hint
+    typed = ("train", "--algo", "dpo", "--model", tiny_folder, "--lora", "--lora-kind", "pissa", "--dry-run")
+    status, said, error = cli(*typed, "--lora-rank", 20)
+    assert status == 2 and f"of {name}" in " ".join(error.split()) and "Everything" not in said
+    assert cli(*typed, "--lora-rank", 16)[0] == 0
+
+
 def test_the_preflight_counts_both_adapters(tiny_model):
     step = Step(64, 8, 8, 2)
     one, two = (_of_model(tiny_model.config, Way("32-true", lora=True, rank=4, kind=kind), step)

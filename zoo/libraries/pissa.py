@@ -22,6 +22,7 @@ from zoo.libraries.quiet import quiet_peft
 from zoo.libraries.reliance import importing, relies_on
 from zoo.libraries.second_adapter import TRAINED, add_copy, train_only
 from zoo.libraries.tiny import IDS, make_tiny
+from zoo.libraries.wrappers import base_of
 
 KIND, PRINCIPAL = "pissa", "principal"
 """The name of this kind, and that of the second adapter."""
@@ -35,13 +36,14 @@ def begin_at_principal_parts(model: Any, kind: str) -> None:
     Raises ZooError for layers that are not linear, and for matrices with fewer singular values than the rank.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    layers = list(_layers(model))
+    refuse_rank(model, model.peft_config[TRAINED].r)
+    layers = [layer for _, layer in _layers(model)]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        for name, layer in layers:
-            _begin(name, layer, kind)
+        for layer in layers:
+            _begin(layer, kind)
         add_copy(model, PRINCIPAL, whole=False)
-        for _, layer in layers:
+        for layer in layers:
             layer.lora_B[PRINCIPAL].weight.neg_()
             layer.__class__ = _residual_class()
     train_only(model, trained)
@@ -51,25 +53,31 @@ def _layers(model: Any) -> Iterator[tuple[str, Any]]:
     with importing("peft"):
         from peft.tuners.lora import LoraLayer
         from peft.tuners.lora.layer import Linear
-    for name, module in model.named_modules():
+    for name, module in base_of(model).named_modules():
         if isinstance(module, LoraLayer):
-            if type(module) is not Linear:
+            if type(module) not in (Linear, _residual_class()):
                 raise ZooError(
                     f"--lora-kind {KIND} is for linear layers, and {name} is none.", "Leave it out of --lora-targets."
                 )
             yield name, module
 
 
-def _begin(name: str, layer: Any, kind: str) -> None:
+def refuse_rank(model: Any, rank: int) -> None:
+    """Raises ZooError where a matrix under adapters has fewer singular values than a rank."""
+    counts = {name: min(layer.get_base_layer().weight.shape) for name, layer in _layers(model)}
+    name = min(counts, key=counts.__getitem__)
+    if rank > counts[name]:
+        raise ZooError(
+            f"--lora-rank {rank} is above the {counts[name]} singular values of {name}, which {KIND} begins with.",
+            f"Use --lora-rank {counts[name]} or less.",
+        )
+
+
+def _begin(layer: Any, kind: str) -> None:
     """Set A and B to the parts of a matrix with the largest singular values, each with its root (equations 2 and 3)."""
     weight = layer.get_base_layer().weight.float()
     weight = weight.T if layer.fan_in_fan_out else weight
     rank, scale = layer.r[TRAINED], layer.scaling[TRAINED]
-    if rank > min(weight.shape):
-        raise ZooError(
-            f"--lora-rank {rank} is above the {min(weight.shape)} singular values of {name}, which {KIND} begins with.",
-            f"Use --lora-rank {min(weight.shape)} or less.",
-        )
     left, values, right = _decomposed(weight, rank, kind)
     roots = (values / scale).sqrt()
     layer.lora_A[TRAINED].weight.copy_(roots[:, None] * right)

@@ -11,6 +11,7 @@ import torch
 from zoo.errors import ZooError
 from zoo.libraries.adapters import refuse_doubled, rows_to_train
 from zoo.libraries.architecture import recompute_activations
+from zoo.libraries.pissa import KIND, refuse_rank
 from zoo.libraries.reliance import require
 from zoo.libraries.tensor_parallel import refuse_uncuttable
 from zoo.libraries.tracing import FakeCopies, configuration, fake_model
@@ -59,4 +60,7 @@ def _try(folder: Path, core: TrainConfig, head: str, new_tokens: bool) -> None:
     if core.gradient_checkpointing:
         recompute_activations(model, adapted=False, layers=core.checkpoint_layers)
     with FakeCopies():
-        with_trained(model, core, 1)
+        # Adapters are no fake tensors: of the rank of the run they would take memory.
+        adapted = with_trained(model, core, 1)
+    if core.lora and core.lora_kind.startswith(KIND):
+        refuse_rank(adapted, core.lora_rank)

@@ -70,6 +70,8 @@ START = "reference"
 """The role that validation of an online run measures the distance from, also where the algorithm has none."""
 LOCAL = "local"
 """The engine that every installation has."""
+OF_LAYERS = ("lora_targets", "lora_dropout", "lora_kind", "train_modules")
+"""Options of adapters that do not fit every model."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK")
 
 
@@ -228,9 +230,9 @@ class _Look:
             refuse_unread(template_args(self.core.template_args), own or named_templates()[PLAIN].text)
 
     def _layers(self) -> None:
-        """Options that name parts of the model. Adapters on all linear layers fit every model."""
-        core = self.core
-        own = core.lora_targets != TrainConfig().lora_targets or core.lora_dropout or core.train_modules
+        """Options that name parts of the model. Plain adapters on all linear layers fit every model."""
+        core, usual = self.core, TrainConfig()
+        own = any(getattr(core, name) != getattr(usual, name) for name in OF_LAYERS)
         folder = configured(core.model, core.out)
         layers = core.gradient_checkpointing and core.checkpoint_layers
         if folder is not None and ((core.lora and own) or layers or core.freeze_routers or core.router_aux_loss):
