@@ -47,6 +47,31 @@ def test_without_effect_are_options_that_somebody_gave(origin, values, told):
     assert [name for name, _ in without_effect(resolved, ("policy", "reference"), writes=False)] == told
 
 
+def test_offload_has_no_effect_on_a_cpu(tmp_path, tiny_folder, capsys):
+    options = {"strategy": "fsdp", "offload": True}
+    resolved = resolve("dpo", load_algorithm("dpo")[1], [("command line", options)])
+    told = [
+        name for device in ("cpu", "cuda", None) for name, _ in without_effect(resolved, ("policy",), False, device)
+    ]
+    assert told == ["offload"], "on a CPU only"
+    trainer(tmp_path, tiny_folder)("dpo", max_steps=1, quiet=False, accelerator="cpu", **options)
+    why = "on a CPU everything is in the CPU's memory already"
+    assert f"Note: --offload has no effect: {why}." in " ".join(capsys.readouterr().out.split())
+    typed = (
+        "train",
+        "--algo",
+        "dpo",
+        "--model",
+        tiny_folder,
+        "--accelerator",
+        "cpu",
+        "--strategy",
+        "fsdp",
+        "--offload",
+    )
+    assert f"unused: {why}" in " ".join(cli(*typed, "--dry-run")[1].split())
+
+
 def test_the_options_of_sampling_serve_an_algorithm_whose_policy_may_write():
     resolved = resolve("dpo", load_algorithm("dpo")[1], [("command line", {"temperature": 0.5})])
     assert without_effect(resolved, ("policy", "reference"), writes=True) == []

@@ -53,9 +53,14 @@ NEEDS = (
 )  # fmt: skip
 
 
-def without_effect(resolved: Resolved, roles: Sequence[str], writes: bool) -> list[tuple[str, str]]:
-    """The options that have no effect, each with the reason. writes: the policy may write answers in this run."""
-    return [*_of_roles(resolved, roles), *_of_needs(resolved, writes)]
+def without_effect(
+    resolved: Resolved, roles: Sequence[str], writes: bool, device: str | None = None
+) -> list[tuple[str, str]]:
+    """The options that have no effect, each with the reason.
+
+    writes: the policy may write answers in this run; device: its type, None where it is not known.
+    """
+    return [*_of_roles(resolved, roles), *_of_needs(resolved, writes, device)]
 
 
 def _of_roles(resolved: Resolved, roles: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -68,9 +73,10 @@ def _of_roles(resolved: Resolved, roles: Sequence[str]) -> Iterator[tuple[str, s
             yield name, f"{resolved.algo} with these options has no {role}"
 
 
-def _of_needs(resolved: Resolved, writes: bool) -> Iterator[tuple[str, str]]:
+def _of_needs(resolved: Resolved, writes: bool, device: str | None) -> Iterator[tuple[str, str]]:
     answers = Need(SAMPLING, lambda core: writes, f"{resolved.algo} writes no answers")
-    for need in (*NEEDS, answers):
+    memory = Need(("offload",), lambda core: device != "cpu", "on a CPU everything is in the CPU's memory already")
+    for need in (*NEEDS, answers, memory):
         if not need.is_met(resolved.core):
             yield from ((name, need.why) for name in need.options if _is_given(resolved, name))
 

@@ -327,7 +327,7 @@ class Assembly:
             make_writer=online.writer_of(core, self.template, self.precision, self.device, self.plugins, rescores),
         )  # fmt: skip
         self._say_choices()
-        for option, why in without_effect(self.resolved, roles, may_write(type(self.algorithm))):
+        for option, why in without_effect(self.resolved, roles, may_write(type(self.algorithm)), self.device.type):
             self.say(f"Note: --{option.replace('_', '-')} has no effect: {why}.")
         self.records = self._prepared(models)
         if self.online:

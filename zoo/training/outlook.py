@@ -281,9 +281,18 @@ class _Look:
             for domain, name in of_role.items():
                 if name is not None:
                     self._try(lambda role=role, domain=domain, name=name: self._other(role, domain, name))  # type: ignore[misc]
-        for option, why in without_effect(self.resolved, self.roles, may_write(self.cls)):
+        for option, why in without_effect(self.resolved, self.roles, may_write(self.cls), self._device()):
             if option not in model_options(roles):
                 self.outlook.facts[option] = f"{getattr(self.core, option)}; unused: {why}"
+
+    def _device(self) -> str | None:
+        """The type of the run's device, where an option belongs to one and it is known here."""
+        if not self.core.offload or (self.elsewhere and self.core.accelerator == AUTO):
+            return None
+        # Only torch knows what there is.
+        from zoo.models.devices import device_type
+
+        return device_type(self.core.accelerator)
 
     def _other(self, role: str, domain: str, name: str) -> None:
         fact = of_domain(role, domain)
