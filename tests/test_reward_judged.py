@@ -18,6 +18,7 @@ from zoo.judges.cache import JudgementCache
 from zoo.judges.endpoint import Endpoint, read_choice
 from zoo.judges.judge import CUT, Judge, Response
 from zoo.judges.local import LocalModel
+from zoo.judges.pattern import Pattern
 from zoo.judges.wording import load_wording
 from zoo.rewards.judge_options import JudgeOptions, RubricOptions
 from zoo.rewards.judged import JudgeReward, RubricReward
@@ -307,6 +308,37 @@ def test_the_score_in_a_critique_is_read_and_votes_are_averaged():
 @pytest.mark.parametrize("text", ["[[11]]", "[[-1]]", "[[9e99]]", "[[nan]]", "nothing", "[[]]"])
 def test_a_grade_out_of_range_is_no_grade(text):
     assert judged(Writes(text), pattern=r"\[\[(.*)\]\]")(["Hi."]) == [Missing("no verdict in the judge's text")]
+
+
+def test_a_pattern_that_takes_for_ever_is_no_verdict(monkeypatch):
+    monkeypatch.setattr("zoo.judges.pattern.SECONDS", 0.05)
+    reward = judged(Writes("a" * 80 + "!", "7"), pattern=r"((?:a|aa)+$|\d)")
+    slow, found = reward(["x", "y"])
+    assert slow == Missing("the pattern took more than 0.05 s over the judge's text") and isinstance(found, float)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"\[\[(\d+)\]\]", r"\boxed{(\d+)}", r"\frac{d}{s}", r"ab{e}", r"(?:cat){e<=1}", r"a{2}b{,1}c{1,}", r"a{}|b{,}",
+        r"[[:alpha:]]", r"[]a[]b", r"[^]{e}\]]+", r"[\[{i}]{2}", r"\N{EM DASH}\d{1,2}", r"(?i)score: (?P<n>\d+)(?P=n)?",
+        r"(?<!\.)\b\d+(?=\W|\Z)", r"(?>a+)b|a++c", r"^(\w+)$", r"(?m)^(\w+)$", r"\\{d}",
+        r"[a&&b]|[ab--]|[a||b]", r"a|", r"",
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Possible")
+def test_a_pattern_means_what_it_means_to_python(text):
+    pieces = r"[[7]] \boxed{12} \frac{d}{s} \frac ab{e} ac cat{e<=1} cut caat aabc abbc aac a]x ]b []b [{i} i]i".split(
+        " "
+    )
+    pieces += ["\u201412", "Score:", "77"]
+    texts = [*pieces, *map("\n".join, zip(pieces, pieces[1:], strict=False)), "\\ddd", "a&-|", "a{}", "{,}", "", "[a[b"]
+    for one in texts:
+        wanted = list(re.finditer(text, one))
+        found = Pattern(text).last(one)
+        assert (found and (found.span(), found.groups())) == (
+            wanted and (wanted[-1].span(), wanted[-1].groups()) or None
+        )
 
 
 def test_grades_may_have_another_range():

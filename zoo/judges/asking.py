@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+from zoo.judges.pattern import Pattern
 
 GRADES = (1.0, 10.0)
 """The lowest and the highest grade."""
@@ -32,16 +33,16 @@ class Asking:
         return self.chain_of_thought or bool(self.pattern)
 
     @cached_property
-    def _compiled(self) -> re.Pattern[str]:
-        return re.compile(self.pattern)
+    def _compiled(self) -> Pattern:
+        return Pattern(self.pattern)
 
     def verdict(self, text: str) -> str | None:
         """What the pattern's first group, or the whole pattern, matches; the last of all matches, None without one.
 
-        A judge may quote the answer first, and concludes at the end.
+        A judge may quote the answer first, and concludes at the end. Raises TooSlow, as `grade` and `yes` do.
         """
-        matches = list(self._compiled.finditer(text))
-        return (matches[-1][min(1, self._compiled.groups)] or "").strip() if matches else None
+        match = self._compiled.last(text)
+        return (match[min(1, self._compiled.groups)] or "").strip() if match else None
 
     def grade(self, text: str) -> float | None:
         """The grade in a judge's text; None if there is none between `low` and `high`."""

@@ -20,6 +20,7 @@ from zoo.errors import ZooError
 from zoo.judges.asking import Asking
 from zoo.judges.cache import JudgementCache
 from zoo.judges.constitution import Principle
+from zoo.judges.pattern import TooSlow
 from zoo.judges.verdicts import Tally, Verdict, distribution, expected_grade
 from zoo.judges.wording import COUNTS, Question, Wording, as_text, load_wording
 from zoo.processes import agreed, gathered, leads, my_place
@@ -245,5 +246,8 @@ def _mark(response: Response, task: str, choices: Sequence[str], asking: Asking)
     if not asking.pattern:
         return Mark(expected_grade(response.logps) if task in COUNTS else distribution(response.logps)[0])
     text = response.thoughts or ""
-    value = asking.grade(text) if task in COUNTS else asking.yes(text, choices)
+    try:
+        value = asking.grade(text) if task in COUNTS else asking.yes(text, choices)
+    except TooSlow as error:
+        return Mark(math.nan, str(error))
     return Mark(math.nan, "no verdict in the judge's text") if value is None else Mark(value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar
 
 from zoo.errors import ZooError, nearest
 from zoo.judges.asking import GRADES, Asking
+from zoo.judges.pattern import Pattern
 from zoo.judges.spelled import SELF, check_judge, is_endpoint
 from zoo.judges.wording import load_wording
 from zoo.models.default import NAME
@@ -52,10 +52,7 @@ class JudgedOptions:
 
     def check(self, out: str) -> None:
         """Raises ZooError for options that cannot be, and for a judge or a file that does not exist."""
-        try:
-            re.compile(self.pattern)
-        except re.error as error:
-            raise ZooError(f"the pattern is not a regular expression: {error}") from None
+        Pattern(self.pattern)
         for name in ("votes", "max_thought_tokens"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ZooError(f"{name} must be at least 1")
