@@ -3,14 +3,19 @@
 import contextlib
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class JsonServer:
-    """answer: (body, number of the request) → (status, body or bytes). requests: path, body and key of each."""
+    """answer: (body, number of the request) → (status, body or bytes). requests: path, body and key of each.
+
+    location: of a redirection; pause: seconds between two bytes of an answer.
+    """
 
     def __init__(self, answer):
         self.answer, self.requests = answer, []
+        self.location, self.pause = "", 0.0
         self._lock = threading.Lock()
         self._server, self._port = None, 0
         self.start()
@@ -24,6 +29,10 @@ class JsonServer:
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                outer.requests.append({"path": self.path, "body": None, "key": self.headers.get("Authorization")})
+                self.send_error(405)
+
             def do_POST(self):
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 with outer._lock:
@@ -34,8 +43,12 @@ class JsonServer:
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                     self.send_response(status)
                     self.send_header("Content-Length", str(len(raw)))
+                    if outer.location:
+                        self.send_header("Location", outer.location)
                     self.end_headers()
-                    self.wfile.write(raw)
+                    for start in range(0, len(raw), 1 if outer.pause else max(len(raw), 1)):
+                        self.wfile.write(raw[start : start + 1] if outer.pause else raw)
+                        time.sleep(outer.pause)
 
             def log_message(self, *arguments):
                 pass

@@ -78,10 +78,46 @@ def test_a_list_alone_is_enough_and_null_is_no_reward(server):
     assert any("gave 'good', not a number" in reason for reason in found.failures)
 
 
-def test_an_answer_that_is_no_json_gives_no_reward(server):
+def test_an_answer_that_is_no_json_gives_no_reward_at_once(server):
     server.answer = lambda body, number: (200, b"hello")
-    found = reward(server, ", attempts=1").detailed(TEXTS, RECORDS)
+    found = reward(server).detailed(TEXTS, RECORDS)
     assert found.values == [None] * 3 and "is not JSON: 'hello'" in next(iter(found.failures))
+    assert len(server.requests) == 1
+
+
+def test_the_time_limit_is_one_of_the_whole_answer(server):
+    server.pause = 0.1
+    began = time.monotonic()
+    with pytest.raises(TrainingStopped, match="took more than 0.5 s over POST /rewards"):
+        reward(server, ", timeout=0.5, attempts=1").score(TEXTS, RECORDS)
+    assert time.monotonic() - began < 1.5
+    server.answer = lambda body, number: (422, {"detail": "x" * 40})
+    with pytest.raises(TrainingStopped, match="took more than 0.5 s"):
+        reward(server, ", timeout=0.5, attempts=1").score(TEXTS, RECORDS)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirection_is_refused_and_says_where_it_leads(server, status):
+    server.answer, server.location = lambda body, number: (status, {}), "/v2/rewards"
+    with pytest.raises(TrainingStopped, match=f"status {status}: it redirects to {server.url}/v2/rewards") as caught:
+        reward(server).score(TEXTS, RECORDS)
+    assert f"Give {server.url}/v2/rewards as the address. It is the option url=." in caught.value.hint
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_server_that_wants_a_key_names_the_variable(server, status):
+    server.answer = lambda body, number: (status, {"detail": "who are you?"})
+    with pytest.raises(TrainingStopped, match="who are you") as caught:
+        reward(server).score(TEXTS, RECORDS)
+    assert "as ZOO_REWARD_KEY" in caught.value.hint and "url=" not in caught.value.hint
+
+
+def test_a_number_that_is_too_large_says_the_limit(server):
+    server.answer = lambda body, number: (200, [1e308, 1.0, 2.0])
+    found = reward(server).detailed(TEXTS, RECORDS)
+    assert found.values == [None, 1.0, 2.0]
+    assert any("gave 1e+308, more than the largest reward, 3.4e+38" in reason for reason in found.failures)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +135,7 @@ def test_the_key_comes_from_the_environment(server, monkeypatch):
     assert server.requests[0]["key"] == "Bearer a-key-of-ours"
 
 
-@pytest.mark.parametrize("status", [500, 503, 429])
+@pytest.mark.parametrize("status", [500, 501, 502, 503, 504, 429])
 def test_a_busy_server_is_asked_again(server, monkeypatch, status):
     monkeypatch.setattr("zoo.http.time.sleep", lambda seconds: None)
     server.answer = lambda body, number: (status, {}) if number < 2 else (200, [1, 2, 3])

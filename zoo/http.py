@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
+import io
 import json
+import socket
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
+from urllib.parse import urljoin
 
 from zoo.errors import ZooError
 from zoo.limits import ANSWER, size
 
 BUSY = (429, 502, 503, 504)
 """Statuses of a server, or of a proxy in front of it, that may change after a moment."""
+REDIRECTS = (301, 302, 303, 307, 308)
+"""None is followed: a key would go to another server, and a POST would become a GET."""
 TELL_EVERY = 10.0
 """Seconds between two lines about repeated requests, unless a request fails more often than the one before."""
 
@@ -31,10 +37,10 @@ class ServerError(ZooError):
 class Server:
     """A server that accepts and returns JSON.
 
-    timeout: seconds that one request may take; attempts: how often a request is made before it fails; pause: seconds
-    before the second attempt, doubled each time; again: the statuses that are worth another attempt. By default, a
-    request that timed out (408 here) is not repeated, because the server would work on both, and neither is a request
-    whose answer was not JSON (200). say: takes a line when a request is repeated.
+    timeout: seconds that one request may take, its whole answer included; attempts: how often a request is made before
+    it fails; pause: seconds before the second attempt, doubled each time; again: the statuses that are worth another
+    attempt. By default, a request that timed out (408 here) is not repeated, because the server would work on both, and
+    neither is a request whose answer was not JSON (200). say: takes a line when a request is repeated.
     """
 
     def __init__(
@@ -53,6 +59,7 @@ class Server:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.timeout, self.attempts, self.pause, self.again = timeout, attempts, pause, again
         self.say, self._told, self._lock = say, (0, 0.0), threading.Lock()
+        self._opener = urllib.request.build_opener(_Http, _Https, _NoRedirect)
         self.headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     def get(self, path: str) -> Any:
@@ -89,14 +96,13 @@ class Server:
     def _once(self, method: str, path: str, body: bytes | None) -> Any:
         request = urllib.request.Request(self.url + path, data=body, headers=self.headers, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout) as answer:
-                text = answer.read(ANSWER + 1)
-        except urllib.error.HTTPError as error:
-            reason = _reason(error.read(ANSWER))
-            raise ServerError(
-                f"The server at {self.url} refused {method} {path} with status {error.code}: {reason}",
-                status=error.code,
-            ) from None
+            try:
+                with self._opener.open(request, timeout=self.timeout) as answer:
+                    text = answer.read(ANSWER + 1)
+            except urllib.error.HTTPError as error:
+                raise self._refused(method, path, error, error.read(ANSWER)) from None
+        except ServerError:
+            raise
         except (OSError, http.client.HTTPException) as error:
             raise self._no_answer(method, path, error) from None
         if len(text) > ANSWER:
@@ -113,6 +119,13 @@ class Server:
                 status=200,
             ) from None
 
+    def _refused(self, method: str, path: str, error: urllib.error.HTTPError, body: bytes) -> ServerError:
+        what = f"The server at {self.url} refused {method} {path} with status {error.code}: "
+        if error.code in REDIRECTS and (place := error.headers.get("Location")):
+            place = urljoin(self.url + path, place)
+            return ServerError(f"{what}it redirects to {place}.", f"Give {place} as the address.", error.code)
+        return ServerError(what + _reason(body), status=error.code)
+
     def _no_answer(self, method: str, path: str, error: Exception) -> ServerError:
         cause = getattr(error, "reason", error)
         if isinstance(cause, TimeoutError):
@@ -126,6 +139,64 @@ class Server:
             f"No server answers at {self.url} ({cause}).",
             "Start it, or correct the address.",
         )
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, *arguments: Any, **named: Any) -> None:
+        """Make an error of a redirection."""
+
+
+# -- a deadline for the whole answer: a socket's time limit is one of each read, and a server may send a byte a second
+
+
+class _Timed(io.RawIOBase):
+    """What a connection sends, until a moment on the monotonic clock. Raises TimeoutError after that."""
+
+    def __init__(self, raw: io.RawIOBase, connection: socket.socket, until: float):
+        self.raw, self.connection, self.until = raw, connection, until
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.connection.settimeout(left)
+        return self.raw.readinto(buffer)
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, until: float, connection: socket.socket, *arguments: Any, **named: Any):
+        super().__init__(connection, *arguments, **named)
+        self.fp = io.BufferedReader(_Timed(self.fp.detach(), connection, until))
+
+
+class _Limited(http.client.HTTPConnection):
+    """timeout: of all that is done over it."""
+
+    def connect(self) -> None:
+        until = time.monotonic() + (self.timeout or 0.0)
+        super().connect()
+        self.response_class = functools.partial(_Response, until)  # type: ignore[assignment]
+
+
+class _LimitedSecurely(_Limited, http.client.HTTPSConnection):
+    pass
+
+
+class _Http(urllib.request.HTTPHandler):
+    def http_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_Limited, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def https_open(self, request: urllib.request.Request) -> Any:
+        return self.do_open(_LimitedSecurely, request)
 
 
 def _reason(text: bytes) -> str:

@@ -21,14 +21,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from zoo.errors import ZooError
-from zoo.http import BUSY, Server, ServerError
+from zoo.http import BUSY, REDIRECTS, Server, ServerError
 from zoo.judges.judge import CUT, Response
 from zoo.judges.spelled import KEYS, check_endpoint
 from zoo.judges.wording import Question
 
 AGAIN = (200, 408, 500, *BUSY)
 """Statuses worth another attempt: busy, failing or slow servers (408 is a time-out here), and no JSON (200)."""
-REFUSALS = (400, 401, 402, 403, 404, 405, 413, 422)
+REFUSALS = (*REDIRECTS, 400, 401, 402, 403, 404, 405, 413, 422)
 """Statuses that another attempt would not change."""
 FAILURES = 5
 """After this many consecutive requests that failed in all their attempts, the work ends: the server is gone."""

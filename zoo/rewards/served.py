@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from zoo.errors import TrainingStopped, ZooError
-from zoo.http import BUSY, Server, ServerError
+from zoo.http import BUSY, REDIRECTS, Server, ServerError
 from zoo.rewards.functions import Say, in_process
 from zoo.rewards.missing import Missing
 from zoo.rewards.references import reference_of
@@ -21,8 +21,8 @@ from zoo.terminal import Slow
 
 KEY = "ZOO_REWARD_KEY"
 OK = 200
-AGAIN = (OK, 408, 500, *BUSY)
-"""Statuses worth another attempt: busy, failing or slow servers (408 is a time-out here), and no JSON (200)."""
+AGAIN = (408, 500, 501, *BUSY)
+"""Statuses worth another attempt: busy, failing or slow servers (408 is a time-out here)."""
 
 
 @in_process
@@ -65,10 +65,17 @@ def http(
             tell(len(waiting.done), len(asked))
         return [value for answered in asked for value in answered.result()]
     except ServerError as error:
-        hint = f"{error.hint} Correct url=, or start the server. `zoo resume` then goes on with a run."
-        raise TrainingStopped(error.message, hint.strip()) from None
+        raise TrainingStopped(error.message, f"{_remedy(error)} `zoo resume` then goes on with a run.") from None
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _remedy(error: ServerError) -> str:
+    if error.status in (401, 403):
+        return f"Set the server's key in the environment, as {KEY}."
+    if error.status in REDIRECTS:
+        return f"{error.hint or 'The address is another one:'} It is the option url=."
+    return f"{error.hint} Correct url=, or start the server.".strip()
 
 
 def _server(url: str, timeout: float, attempts: int, say: Say) -> tuple[Server, str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import math
 import os
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -84,4 +85,6 @@ def as_json(value: Any) -> float | str | list[str] | None:
     if isinstance(value, str | bytes):
         raise TypeError(f"{value!r:.40} is not a number")
     number = float(value)
-    return number if abs(number) <= LARGEST else f"gave {number}"
+    if abs(number) <= LARGEST:
+        return number
+    return f"gave {number}, more than the largest reward, {LARGEST:.3g}" if math.isfinite(number) else f"gave {number}"
