@@ -323,7 +323,7 @@ def test_a_pattern_that_takes_for_ever_is_no_verdict(monkeypatch):
         r"\[\[(\d+)\]\]", r"\boxed{(\d+)}", r"\frac{d}{s}", r"ab{e}", r"(?:cat){e<=1}", r"a{2}b{,1}c{1,}", r"a{}|b{,}",
         r"[[:alpha:]]", r"[]a[]b", r"[^]{e}\]]+", r"[\[{i}]{2}", r"\N{EM DASH}\d{1,2}", r"(?i)score: (?P<n>\d+)(?P=n)?",
         r"(?<!\.)\b\d+(?=\W|\Z)", r"(?>a+)b|a++c", r"^(\w+)$", r"(?m)^(\w+)$", r"\\{d}",
-        r"[a&&b]|[ab--]|[a||b]", r"a|", r"",
+        r"[a&&b]|[a||b]|[~~c]", r"a|", r"",
     ],
 )  # fmt: skip
 @pytest.mark.filterwarnings("ignore:Possible")
