@@ -83,6 +83,11 @@ class Mine(Environment):
         return say("done")
     def do_child(self):
         return say(subprocess.Popen(["sleep", "60"]).pid)
+    def do_apart(self):
+        return say(subprocess.Popen(["sleep", "60"], start_new_session=True).pid)
+    def do_orphan(self):
+        lost = "setsid sleep 60 >/dev/null & echo $!"
+        return say(int(subprocess.check_output(["sh", "-c", lost])))
     def do_half(self): return say("\\ud800")
     def do_kill_all(self): os.kill(os.getppid(), signal.SIGKILL); time.sleep(60)
     def do_descriptors(self): return say(len(os.listdir("/proc/self/fd")))
@@ -439,16 +444,35 @@ def test_nothing_is_left_of_many_episodes(environment):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_what_an_environment_started_ends_with_its_episode(environment):
-    episode = begun(environment)
-    started = int(says(episode, "child"))
+@pytest.mark.parametrize("how", ["child", "apart", "orphan"])
+def test_what_an_environment_started_ends_with_its_episode(environment, how):
+    episode, other = begun(environment), begun(environment)
+    started, kept = int(says(episode, how)), int(says(other, how))
     assert is_running(started)
     episode.close()
     soon(lambda: not is_running(started))
+    assert is_running(kept)
+    other.close()
     dying = begun(environment)
-    started = int(says(dying, "child"))
+    started = int(says(dying, how))
     fails(dying, "die")
     soon(lambda: not is_running(started))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_what_its_module_started_stays_for_all_episodes_and_ends_with_them(mine, tmp_path):
+    file = tmp_path / "serving.py"
+    started = "SERVER = subprocess.Popen(['sleep', '60'], start_new_session=True).pid"
+    more = "class Serving(Mine):\n    def do_server(self): return say(SERVER)\n"
+    file.write_text(f"{Path(mine).read_text()}\n{started}\n{more}")
+    pool = Pool("serving", Target(str(file), "Serving"), {}, 20.0)
+    episode = begun(pool)
+    server, apart = int(says(episode, "server")), int(says(episode, "apart"))
+    episode.close()
+    soon(lambda: not is_running(apart))
+    assert is_running(server)
+    pool.close()
+    soon(lambda: not is_running(server))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -496,7 +520,7 @@ def do(episode, what):
     return int(episode.receive().messages[0]["content"])
 idle, hanging = pool.start({{}}, 0), pool.start({{}}, 1)
 idle.receive(), hanging.receive()
-pids = [pool._zygote._process.pid, do(idle, "pid"), do(idle, "child"), do(hanging, "pid")]
+pids = [pool._zygote._process.pid, do(idle, "pid"), do(idle, "child"), do(idle, "apart"), do(hanging, "pid")]
 hanging.step({{"role": "assistant", "content": "hang"}})
 print(json.dumps(pids), flush=True)
 time.sleep(60)

@@ -19,7 +19,7 @@ import socket
 import struct
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from zoo.environments.channel import Channel
 from zoo.environments.worker import Life, held, live
 from zoo.errors import ZooError
 from zoo.options.spelling import bind
-from zoo.processes import end_with_parent
+from zoo.processes import adopt_orphans, children, end_with_parent
 
 ORDER = struct.Struct("!cQ")
 """What the run sends: FORK with a descriptor, WHY or END, and the number of an episode."""
@@ -98,6 +98,8 @@ class Zygote:
     def __init__(self, control: Channel, life: Life, memory: int | None):
         self.control, self.life, self.memory, self.held = control, life, memory, held()
         self.children: dict[int, Child] = {}
+        self.own = children()
+        """What its module started when it was imported: that stays for all episodes."""
         self._reaped = 0.0
 
     def serve(self) -> None:
@@ -160,6 +162,7 @@ class Zygote:
             if os.getppid() != zygote:
                 os._exit(0)
             os.setsid()
+            adopt_orphans()
             os.dup2(prints, 1)
             os.dup2(prints, 2)
             self.control.close()
@@ -185,19 +188,37 @@ class Zygote:
         return {"status": status, "at": child.at, "printed": child.tail.decode(errors="replace")}
 
     def _reap(self) -> None:
-        self._reaped = time.monotonic()
+        self._reaped, over = time.monotonic(), False
         for number, child in list(self.children.items()):
             if not child.ended():
                 if time.monotonic() >= child.doomed:
                     child.kill()
             elif child.doomed < float("inf"):
                 del self.children[number]
+                over = True
+        if over:
+            self._end_orphans(self.own)
+
+    def _end_orphans(self, spared: Set[int] = frozenset()) -> None:
+        """End what episodes left behind in sessions of their own: it has become a child of this process.
+
+        What that started becomes a child in turn. An episode that goes on adopts its orphans itself.
+        """
+        seen = spared | {child.pid for child in self.children.values()}
+        while left := children() - seen:
+            seen |= left
+            for pid in left:
+                with contextlib.suppress(OSError):
+                    os.kill(pid, signal.SIGKILL)
+                    Child(pid, -1).ended(wait=GRACE)
 
     def _farewell(self) -> None:
         until = time.monotonic() + FAREWELL
         for child in self.children.values():
             if not child.ended(wait=max(until - time.monotonic(), 0.0)):
                 child.kill()
+                child.ended(wait=GRACE)
+        self._end_orphans()
 
 
 def main(descriptor: int, memory: int | None) -> None:
@@ -212,6 +233,7 @@ def main(descriptor: int, memory: int | None) -> None:
     if life is not None:
         gc.collect()
         gc.freeze()
+        adopt_orphans()
         Zygote(control, life, memory).serve()
 
 
