@@ -57,6 +57,28 @@ def test_only_that_check_fails_for_it(check):
     assert {name for name, result in found(check.capitalize()).items() if result.result == "failed"} == {check}
 
 
+def test_what_cannot_be_made_is_told_once_and_tried_once(tmp_path):
+    made = tmp_path / "made"
+    file = tmp_path / "faulty.py"
+    file.write_text(f"""
+from zoo.api import Environment
+
+class Faulty(Environment):
+    'Cannot be made.'
+
+    def __init__(self):
+        open({str(made)!r}, "a").write("x")
+        raise ValueError("no display")
+""")
+    results = list(check_environment(f"{file}:Faulty"))
+    assert [result.result for result in results] == ["passed", "failed", *["skipped"] * (len(NAMES) - 2)]
+    assert (
+        "cannot be made: ValueError: no display (" in results[1].detail
+        and results[-1].detail == "Not tried, see tools."
+    )
+    assert made.read_text() == "x"
+
+
 def test_the_prompts_may_be_given(tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "one"}\n')

@@ -104,7 +104,8 @@ def test_a_model_that_takes_few_tokens_gives_an_episode_no_more_room(play, tiny_
     tiny_model.config.max_position_embeddings = prompt
     for answer in play("turns=8"):
         assert answer.episode.failure == (
-            f"its prompt has {prompt} tokens with what the environment says first; the model takes {prompt}"
+            f"the prompt has {prompt} tokens with what the environment says first, and the model takes {prompt}: "
+            "shorten it, or use a model that takes more"
         )
         assert answer.episode.reward is None and len(answer.prompt) + len(answer.completion) <= prompt
 
@@ -206,6 +207,15 @@ def test_a_run_is_rewarded_by_its_environment(train):
     samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
     assert {sample["messages"][0]["role"] for sample in samples} == {"user"}
     assert any("assistant: " in text for text in [(run.path / "report.html").read_text()])
+
+
+def test_an_environment_that_cannot_be_made_is_refused_before_the_model_is_loaded(train, tmp_path, monkeypatch):
+    (tmp_path / "faulty.py").write_text(f"{SOURCE}\n\ndef Faulty():\n    raise ValueError('no display')\n")
+    monkeypatch.setattr("zoo.training.assembly.load_template", lambda *given, **named: pytest.fail("loads"))
+    with pytest.raises(
+        ZooError, match=r"'faulty.py:Faulty' cannot be made: ValueError: no display \(.*faulty.py, line"
+    ):
+        train(environment="faulty.py:Faulty")
 
 
 def test_what_raises_is_in_the_folder_of_the_run(train):

@@ -70,7 +70,8 @@ COMMANDS = {
     "soup": ("models", 'zoo soup sft-1 sft-2 sft-3 --to mean    '
                        'zoo soup sft-1 sft-2 --to best --greedy instructions'),
     "new-plugin": ("new_plugin", ""),
-    "check": ("check", "zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json"),
+    "check": ("check", "zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json    "
+                       "zoo check --environment ./shop.py:Shop"),
     "cache": ("cache", "zoo cache    zoo cache --kind data --json    zoo cache clear --older 30d"),
     "doctor": ("doctor", "zoo doctor --json"),
 }  # fmt: skip

@@ -113,7 +113,7 @@ def _shown(console: Console, said: tuple[str, str], answer: Any) -> list[dict[st
         speaker = said if own else (f"{message['role']} ", "bold")
         console.print(Text.assemble(speaker, content_of(message)), style=None if own else "dim")
     if ending := episode.failure or ("the episode was cut" if answer.cut else ""):
-        console.print(ending, style="dim")
+        console.print(f"{ending[0].upper()}{ending[1:]}.", style="dim")
     if episode.reward is not None:
         console.print(f"reward {episode.reward:g}", style="dim")
     return list(episode.messages)

@@ -148,7 +148,10 @@ class Player:
         count, wanted = len(episode.prompt), episode.room
         episode.room = min(wanted, longest - count)
         if episode.room < 1:
-            why = f"its prompt has {count:,} tokens with what the environment says first; the model takes {longest:,}"
+            why = (
+                f"the prompt has {count:,} tokens with what the environment says first, and the model takes "
+                f"{longest:,}: shorten it, or use a model that takes more"
+            )
             episode.failure = episode.failure or why
             episode.room = min(wanted, longest // 2)
             episode.prompt = episode.prompt[episode.room - longest :]

@@ -61,6 +61,8 @@ class Tried:
         self.spec, self.named = spec, contributions(manager(), "environments")
         environments.check_environment(spec, self.named)
         self._data = data
+        self.unmade: ZooError | None = None
+        """Why it cannot be made; it is tried once."""
 
     @cached_property
     def pool(self) -> Pool:
@@ -68,7 +70,13 @@ class Tried:
 
     def fresh(self) -> Pool:
         """The environment in a process that it was not in before."""
-        return environments.make_pool(self.spec, self.named, TIMEOUT)
+        if self.unmade is not None:
+            raise self.unmade
+        try:
+            return environments.make_pool(self.spec, self.named, TIMEOUT)
+        except ZooError as error:
+            self.unmade = error
+            raise
 
     @cached_property
     def records(self) -> Sequence[Mapping[str, Any]]:
@@ -109,9 +117,14 @@ def check_environment(spec: str, only: Sequence[str] = (), data: str = "") -> It
 
     spec: as of --environment; data: where its prompts come from, by default from what it names.
     """
-    tried = Tried(spec, data)
+    tried, told = Tried(spec, data), ""
     try:
-        yield from results_of(CHECKS, tried, only)
+        for result in results_of(CHECKS, tried, only):
+            if tried.unmade is not None and result.detail == str(tried.unmade):
+                yield Result(result.check, "skipped", f"Not tried, see {told}.") if told else result
+                told = told or result.check
+            else:
+                yield result
     finally:
         tried.close()
 

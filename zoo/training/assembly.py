@@ -162,6 +162,7 @@ class Assembly:
         self.device = torch.device("cuda", local) if self.accelerator == "cuda" else torch.device(self.accelerator)
         self.precision, reason = choose_precision(core.precision, self.accelerator)
         self.evals = choose(self._scores(), registry.contributions(self.plugins, "evals"), self.algorithm.head)
+        online.try_environment(core, self.plugins)
         if self.connected is None:
             self._name_models()
         for note in self.resolved.notes:

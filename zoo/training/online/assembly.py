@@ -71,6 +71,12 @@ def writer_of(
     return make
 
 
+def try_environment(core: TrainConfig, plugins: PluginManager) -> None:
+    """Raises ZooError for an environment that cannot be made, before a model is loaded for it."""
+    if core.environment:
+        make_pool(core.environment, contributions(plugins, "environments"), core.environment_timeout).close()
+
+
 def kept_answers(policy: Any, key: Sequence[str], template: ChatTemplate, say: Say) -> AnswerCache | None:
     """The cache of what these weights write before training; says why, and gives None, where it cannot be written."""
     ending = ",".join(str(number) for number in sorted(template.eos_ids))
