@@ -1,6 +1,6 @@
 """What `zoo train --algo NAME` costs on the default model: its memory, the time of a step and that of the whole run.
 
-    python benchmarks/costs.py               all algorithms, a process each; half an hour on an idle core
+    python benchmarks/costs.py               all algorithms, a process each; an hour and a half on one core
     python benchmarks/costs.py dpo grpo      some of them
 
 Each makes a few steps with its defaults on the starter set, with one thread. `lm`, which reads plain text, gets the
