@@ -93,6 +93,20 @@ class Messages(Sound):
         return Turn([{"role": "assistant", "content": "I give up."}], done=self.left == 0)
 
 
+class Wordless(Sound):
+    """Says a number that is no text."""
+
+    def step(self, message):
+        return Turn([{"role": "user", "content": 3}], done=True)
+
+
+class Halves(Sound):
+    """Says half of a character."""
+
+    def step(self, message):
+        return Turn([{"role": "user", "content": "one \ud800"}], done=True)
+
+
 class Ends(Sound):
     """Goes on for ever."""
 

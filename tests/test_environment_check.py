@@ -57,6 +57,17 @@ def test_only_that_check_fails_for_it(check):
     assert {name for name, result in found(check.capitalize()).items() if result.result == "failed"} == {check}
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("Wordless", "without a text as content"), ("Halves", "'one ?' has half of a character (a lone surrogate")],
+)
+def test_what_is_no_message_fails_that_check_alone(name, says):
+    results = found(name)
+    assert [check for check, result in results.items() if result.result == "failed"] == ["messages"]
+    assert says in results["messages"].detail and results["answers"].result == "skipped"
+    assert found(name, "answers")["answers"].result == "failed"
+
+
 def test_what_cannot_be_made_is_told_once_and_tried_once(tmp_path):
     made = tmp_path / "made"
     file = tmp_path / "faulty.py"

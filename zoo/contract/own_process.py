@@ -36,7 +36,7 @@ WORKERS = "zoo/*/worker.py"
 
 
 class Failure(Exception):
-    """A call that gave no result. kind: import, attribute, options, memory, raised, values, late or ended."""
+    """A call that gave no result. kind: import, attribute, options, memory, raised, values, messages, late, ended."""
 
     def __init__(self, kind: str, reason: str, names: Sequence[str] = (), traceback: str = ""):
         self.kind, self.reason, self.names, self.traceback = kind, scrubbed(reason), list(names), traceback

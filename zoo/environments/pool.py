@@ -74,6 +74,8 @@ class Episode:
         self._pool, self._zygote = pool, zygote
         self._number, self._channel = zygote.fork()
         self._seconds = self._until = 0.0
+        self.halves = False
+        """Whether it has said halves of characters, which are replaced."""
         pool.open.add(self)
 
     def step(self, message: Mapping[str, Any]) -> None:
@@ -88,9 +90,16 @@ class Episode:
         """What the environment says to that, or at its begin.
 
         Raises Failure: "late", with the line at which it hung; "raised", with the traceback, also for a wrong answer;
-        "ended", if its process died; "memory". After all of these the episode can only be closed.
+        "messages" for what is no message; "ended", if its process died; "memory". After all of these the episode can
+        only be closed.
         """
-        return Turn(**self.reply())
+        reply = self.reply()
+        for message in reply.get("messages", ()):
+            # A text with halves of characters can be neither tokenised nor written.
+            whole = message["content"].encode("utf-8", "replace").decode()
+            self.halves = self.halves or whole != message["content"]
+            message["content"] = whole
+        return Turn(**reply)
 
     def close(self) -> None:
         """Have the environment close itself, and end its process soon. Does not wait."""

@@ -119,12 +119,12 @@ def _encoded(reply: Mapping[str, Any], order: str) -> bytes:
 def _messages(said: Any, order: str) -> list[dict[str, Any]]:
     """Messages as plain dicts, none of them longer than FLOOD."""
     if isinstance(said, str | bytes | Mapping) or not isinstance(said, Iterable):
-        raise Failure("raised", f"{order} gave {said!r:.80}, not a list of messages")
+        raise Failure("messages", f"{order} gave {said!r:.80}, not a list of messages")
     messages = []
     for number, message in enumerate(said, start=1):
         for key in ("role", "content"):
             if not isinstance(message, Mapping) or not isinstance(message.get(key), str):
-                raise Failure("raised", f"{order} gave {message!r:.80} as message {number}, without a text as {key}")
+                raise Failure("messages", f"{order} gave {message!r:.80} as message {number}, without a text as {key}")
         messages.append({**message, "content": _cut(message["content"])})
     return messages
 
@@ -141,8 +141,7 @@ def _number(reward: Any) -> float | None:
 def _cut(text: str) -> str:
     if len(text) > FLOOD:
         text = f"{text[:FLOOD]}\n[cut here: only {FLOOD:,} of {len(text):,} characters are shown]"
-    # A text with halves of characters can be neither tokenised nor written.
-    return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def held() -> int:

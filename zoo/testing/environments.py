@@ -118,15 +118,35 @@ def check_environment(spec: str, only: Sequence[str] = (), data: str = "") -> It
     spec: as of --environment; data: where its prompts come from, by default from what it names.
     """
     tried, told = Tried(spec, data), ""
+    spoilt: dict[str, _NoMessage] = {}
+    checks = {name: functools.partial(_noting, name, check, spoilt) for name, check in CHECKS.items()}
+    elsewhere = spoilt if not only or "messages" in only else {}
     try:
-        for result in results_of(CHECKS, tried, only):
-            if tried.unmade is not None and result.detail == str(tried.unmade):
+        for result in results_of(checks, tried, only):
+            if result.check in elsewhere and result.check != "messages":
+                yield Result(result.check, "skipped", "Not tried to its end, see messages.")
+            elif tried.unmade is not None and result.detail == str(tried.unmade):
                 yield Result(result.check, "skipped", f"Not tried, see {told}.") if told else result
                 told = told or result.check
             else:
                 yield result
     finally:
         tried.close()
+
+
+class _NoMessage(Failed):
+    """What an environment says is no message: the check `messages` tells it, for all others."""
+
+
+def _noting(name: str, check: Callable[[Tried], None], spoilt: dict[str, _NoMessage], tried: Tried) -> None:
+    """Run a check, and keep under its name what was no message."""
+    if name == "messages" and spoilt:
+        raise next(iter(spoilt.values()))
+    try:
+        check(tried)
+    except _NoMessage as wrong:
+        spoilt[name] = wrong
+        raise
 
 
 # -- the checks ----------------------------------------------------------------------------------------------------
@@ -364,9 +384,16 @@ def _begun(pool: Pool, record: Mapping[str, Any], seed: int) -> Episode:
 
 def _heard(episode: Episode, when: str = "") -> Turn:
     try:
-        return episode.receive()
+        turn = episode.receive()
     except Failure as failure:
-        raise Failed(f"{when or 'An episode'}: {failure.reason}.") from None
+        kind = _NoMessage if failure.kind == "messages" else Failed
+        raise kind(f"{when or 'An episode'}: {failure.reason}.") from None
+    if episode.halves:
+        raise _NoMessage(
+            f"{when or 'An episode'}: {' '.join(message['content'] for message in turn.messages)!r:.80} has half of a "
+            "character (a lone surrogate, such as \\ud800), here as '?': no text can have that."
+        )
+    return turn
 
 
 def _step(episode: Episode, speaker: Speaker, turn: int) -> Turn:
