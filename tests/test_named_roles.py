@@ -161,6 +161,15 @@ def test_a_role_that_cannot_be_is_refused_by_its_name(own, start, role, why):
     assert told.value.hint.startswith("Write own_roles = ")
 
 
+def test_an_unknown_role_is_told_with_the_class_s_own_ones(tmp_path):
+    body = "from zoo.api import Role\n" + OWN.replace("START", "").replace(
+        'own_roles = {"ROLE"', 'own_roles = {"guide"'
+    )
+    with pytest.raises(PluginError, match="Did you mean 'guide'") as told:
+        load_file(plugin_file(tmp_path, body.replace("ROLE", "guid"), "near.py") + ":Beside")
+    assert told.value.hint.startswith("Roles: policy, ") and ", guide. " in told.value.hint
+
+
 def test_an_option_by_the_name_of_a_role_is_refused_with_its_line(tmp_path):
     declared = "        guide: float = 1.0"
     config = f"    @dataclass\n    class Config:\n        beta: float = 1.0\n{declared}\n\n    metrics ="

@@ -107,14 +107,37 @@ def test_options_of_a_judge_have_no_effect_beside_a_teacher(labelled, tmp_path):
     data = write_rows(tmp_path / "other.jsonl", demonstrations(3))
     refused(cli("label", data, "--top-k", "3"), "top_k has no effect without a teacher")
     refused(cli("label", data, "--keep-cut"), "keep_cut has no effect without a teacher")
+    refused(label(demonstrations(3), "--kind", "preference"), "--kind preference cannot be labelled with --teacher.")
     refused(label(demonstrations(3), "--kind", "preference"), "Choose one of demonstration, prompt")
+
+
+def test_other_rows_are_told_and_a_finished_file_is_not_made_again(labelled):
+    label, out = labelled
+    _, _, first = label(demonstrations(10), "--json")
+    assert "rows 10/10" in " ".join(first.split())
+    whole = out.read_bytes()
+    status, _, again = label(demonstrations(10), "--json")
+    assert status == 0 and "10 are there already" in again and "rows 8/10" not in again and "10/10" not in again
+    assert out.read_bytes() == whole
+    refused(label(demonstrations(9)), "the rows differ, as with another --limit or other data")
+
+
+def test_more_words_than_there_are_is_told(tmp_path, tiny_folder, teacher):
+    words, out = len(teacher.template.tokenizer), tmp_path / "labelled.jsonl"
+    data = write_rows(tmp_path / "rows.jsonl", demonstrations(1))
+    flags = ("--teacher", str(tiny_folder), "--top-k", "1000", "--out", str(out), "--json")
+    said = " ".join(cli("label", data, *flags)[2].split())
+    assert f"--top-k 1000 is too many for the teacher's {words:,} words: all but the least likely are listed." in said
+    (record,) = encoded(rows_of(out), teacher.template)
+    assert stored_logps([record]).ids[0].shape[1] == words - 1
 
 
 def test_teachers_by_domain_are_refused_with_what_to_do(tmp_path):
     data = write_rows(tmp_path / "rows.jsonl", demonstrations(3))
-    refused(
-        cli("label", data, "--teacher", "math=a,code=b"), "teacher is one model here: label the rows of each domain by"
-    )
+    result = cli("label", data, "--teacher", "math=a,code=b")
+    refused(result, "teacher takes one name here: label the rows of each domain by")
+    # Of the options it names the one that was given.
+    refused(result, "got teacher = math=a,code=b (command line).")
 
 
 def record(prompt, completion, column, row=3):

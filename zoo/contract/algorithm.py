@@ -8,7 +8,7 @@ its policy writes). The core does everything else.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, make_dataclass, replace
 from typing import Any, ClassVar
 
@@ -21,7 +21,6 @@ from zoo.options.points import Point, fault_in
 from zoo.options.roles import ROLES, STARTS, TRAINED, Role
 
 API_VERSION = 2
-ROLES_ARE = f"Roles: {', '.join(ROLES)}. docs/contract.md#models says what each is."
 OWN_ROLES_ARE = 'Write own_roles = {"opponent": Role(start="policy", about="HELP OF --opponent.")}.'
 POINTS_ARE = 'Write [Point(WEIGHTS, VALUE, "SOURCE"), ...]: docs/contract.md#defaults-that-depend-on-the-model.'
 DATA_KINDS = ("demonstration", "preference", "feedback", "prompt", "ranking", "stepwise", "text")
@@ -84,7 +83,7 @@ class Algorithm:
         for role in roles:
             if role not in table:
                 what = f"returned the unknown role '{role}'.{nearest(role, list(table))}"
-                raise PluginError(f"{named_hook(self, 'needs')} {what}", ROLES_ARE)
+                raise PluginError(f"{named_hook(self, 'needs')} {what}", _roles_are(table))
         return roles
 
     @classmethod
@@ -127,12 +126,16 @@ def _named_as_a_role(cls: type[Algorithm]) -> str:
     return ""
 
 
+def _roles_are(table: Iterable[str]) -> str:
+    return f"Roles: {', '.join(table)}. docs/contract.md#models says what each is."
+
+
 def missing_role(role: str, declared: Sequence[str], table: Sequence[str] = tuple(ROLES)) -> PluginError:
     """The error for a role that the algorithm uses and did not declare. table: the roles to pick from."""
     what = f"The algorithm uses models.{role}, but declares needs = {tuple(declared)}"
     if role in table:
         return PluginError(f"{what}.", f'Add "{role}" to its needs.')
-    return PluginError(f"{what}, and there is no such role.{nearest(role, table)}", ROLES_ARE)
+    return PluginError(f"{what}, and there is no such role.{nearest(role, table)}", _roles_are(table))
 
 
 def check_version(cls: type[Algorithm], name: str) -> None:
@@ -191,7 +194,7 @@ def validate(cls: Any, name: str) -> type[Algorithm]:
         for role in cls.needs:
             if role not in table:
                 guess = nearest(role, list(table))
-                raise refuse(f"needs names an unknown role '{role}'.{guess}", "needs", ROLES_ARE)
+                raise refuse(f"needs names an unknown role '{role}'.{guess}", "needs", _roles_are(table))
     hooks = (*ALGORITHM_HOOKS, *LISTENER_HOOKS)
     allowed = {*hooks, *dir(Algorithm)}
     for method in vars(cls):

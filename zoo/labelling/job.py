@@ -117,7 +117,8 @@ def _plan(groups: Sequence[Any], judge: Judge, how: How, file: LabelFile) -> str
 def _load(options: LabelOptions, say: Say, kinds: Sequence[str]) -> Any:
     """The data as one of these kinds: of what it is not, the ranking's pairs, or its prompts."""
     if options.kind is not None and options.kind not in kinds:
-        raise ZooError(f"--kind {options.kind} cannot be labelled.", f"Choose one of {', '.join(kinds)}.")
+        how = " with --teacher" if options.teacher else ""
+        raise ZooError(f"--kind {options.kind} cannot be labelled{how}.", f"Choose one of {', '.join(kinds)}.")
     named = registry.contributions(registry.manager(), "sources")
     reading = Reading.of(options, named)
     kind = options.kind or source_kind(options.data, reading)

@@ -39,10 +39,11 @@ def label(
     seen, done = 0, file.done
     for start in range(0, len(groups), CHUNK):
         chunk = groups[start : start + CHUNK]
-        if not all((group.row, number) in done for group in chunk for number in range(group.count)):
-            pairs = [pair for pair in _drawn(chunk, how.seed, draw, left_out) if pair.key not in done]
-            file.append(_judged(pairs, judge, how))
         seen += sum(group.count for group in chunk)
+        if all((group.row, number) in done for group in chunk for number in range(group.count)):
+            continue
+        pairs = [pair for pair in _drawn(chunk, how.seed, draw, left_out) if pair.key not in done]
+        file.append(_judged(pairs, judge, how))
         if progress is not None:
             progress(seen, total)
     summary = summarize(file.rows, judge.statistics.unusable + left_out)

@@ -57,7 +57,10 @@ class LabelFile:
         before = Run(self.path.parent).read_json(self.facts.name).get("settings", {})
         changed = [name for name in {**before, **self.settings} if before.get(name) != self.settings.get(name)]
         if changed:
-            differences = "; ".join(f"{name} was {before.get(name)}, now {self.settings.get(name)}" for name in changed)
+            differences = "; ".join(
+                "the rows differ, as with another --limit or other data" if name == "data"
+                else f"{name} was {before.get(name)}, now {self.settings.get(name)}" for name in changed
+            )  # fmt: skip
             raise ZooError(
                 f"{self.path} holds labels with other settings: {differences}.",
                 f"Name another file with --out, or remove {self.path} and {self.facts}.",

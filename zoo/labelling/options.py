@@ -69,7 +69,7 @@ class _Reading:
     """Reading the data."""
 
     kind: str | None = None
-    """Read the data as preference, feedback or prompt; default: its own kind."""
+    """Read the data as preference, feedback or prompt, with a teacher as demonstration or prompt; default: its own."""
     split: str = "train"
     """Split of the data."""
     columns: str | None = None
@@ -100,6 +100,6 @@ class LabelOptions(_Reading, _Drawing, _Questions, _Main):
             require(False, f"{name} has no effect {'beside' if self.teacher else 'without'} a teacher")
         require(
             self.teacher is None or ONE in ROLES["teacher"].models(self.teacher),
-            "teacher is one model here: label the rows of each domain by themselves, each with its teacher, and train "
-            "on all files, --data 'math.jsonl + code.jsonl'",
+            "teacher takes one name here: label the rows of each domain by themselves, each with its teacher, and "
+            "train on all files, 'math.jsonl + code.jsonl'",
         )

@@ -49,7 +49,13 @@ def teach(
     sampling = Sampling(max_new_tokens=options.max_new_tokens, temperature=options.temperature)
     file = LabelFile(out, _settings(options, data, sampling))
     before = f"; {len(file.rows):,} are there already" if file.rows else ""
-    say(f"{len(data.records):,} rows for the teacher {options.teacher}, {options.top_k} words a token{before}.")
+    words = size_of(subject.template.tokenizer)
+    top_k = min(options.top_k, words - 1)
+    if words <= options.top_k:
+        say(
+            f"--top-k {options.top_k} is too many for the teacher's {words:,} words: all but the least likely are listed."
+        )
+    say(f"{len(data.records):,} rows for the teacher {options.teacher}, {top_k} words a token{before}.")
     draw = Drawer(subject.model, subject.template, subject.precision, sampling)
     done, left_out = file.done, Counter[str]()
     for start in range(0, len(data.records), CHUNK):
@@ -57,7 +63,9 @@ def teach(
         if data.kind == "prompt":
             chunk = _answered(chunk, options, draw, done, left_out)
         rows = [row for row in chunk if (row["row"], row.get("pair", 0)) not in done]
-        file.append(list(_labelled(rows, subject, options.top_k, left_out)))
+        if not rows:
+            continue
+        file.append(list(_labelled(rows, subject, top_k, left_out)))
         if progress is not None:
             progress(min(start + CHUNK, len(data.records)), len(data.records))
     if not file.rows:

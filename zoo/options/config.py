@@ -41,8 +41,8 @@ class ModelOptions:
     reference: str | None = None
     """The frozen reference model; by default the weights that training starts from."""
     teacher: str | None = None
-    """The frozen teacher, for algorithms that have one: any model that --model takes, or one for each domain of the
-    rows: math=MODEL,code=MODEL."""
+    """The frozen teacher, for algorithms that have one (zoo algos NAME says what each needs): any model that --model
+    takes, or one for each domain of the rows: math=MODEL,code=MODEL."""
     lora: bool = False
     """Train low-rank adapters instead of all weights."""
     lora_continue: bool = False
