@@ -127,7 +127,7 @@ def test_more_words_than_there_are_is_told(tmp_path, tiny_folder, teacher):
     data = write_rows(tmp_path / "rows.jsonl", demonstrations(1))
     flags = ("--teacher", str(tiny_folder), "--top-k", "1000", "--out", str(out), "--json")
     said = " ".join(cli("label", data, *flags)[2].split())
-    assert f"--top-k 1000 is too many for the teacher's {words:,} words: all but the least likely are listed." in said
+    assert f"--top-k 1000 is too many for the teacher's {words:,} words: all but the last are listed." in said
     (record,) = encoded(rows_of(out), teacher.template)
     assert stored_logps([record]).ids[0].shape[1] == words - 1
 

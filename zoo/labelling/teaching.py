@@ -52,9 +52,7 @@ def teach(
     words = size_of(subject.template.tokenizer)
     top_k = min(options.top_k, words - 1)
     if words <= options.top_k:
-        say(
-            f"--top-k {options.top_k} is too many for the teacher's {words:,} words: all but the least likely are listed."
-        )
+        say(f"--top-k {options.top_k} is too many for the teacher's {words:,} words: all but the last are listed.")
     say(f"{len(data.records):,} rows for the teacher {options.teacher}, {top_k} words a token{before}.")
     draw = Drawer(subject.model, subject.template, subject.precision, sampling)
     done, left_out = file.done, Counter[str]()
