@@ -242,11 +242,11 @@ class GRPO(Algorithm):
                     require(has_effect or getattr(self, name) == default, f"{name} has no effect {where}")
 
         def _effects(self) -> dict[str, tuple[bool, tuple[str, ...]]]:
-            """Where options have no effect; whether they have one here; their names."""
-            of, kl_in_loss = self.surrogate, self.beta > 0 and self.kl_in == "loss"
+            """Where options have no effect; whether they have one here; their names. (beta=0 turns the KL term off and
+            asks nothing of its options.)"""
+            of, kl_in_loss = self.surrogate, self.kl_in == "loss"
             return {
-                "without beta": (self.beta > 0, ("kl_in",)),
-                "without beta and kl_in=loss": (kl_in_loss, ("kl_estimator",)),
+                "without kl_in=loss": (kl_in_loss, ("kl_estimator",)),
                 "with step_rewards": (not self.step_rewards, ("scale",)),
                 "with scale=none": (self.scale != "none" or self.step_rewards, ("scale_epsilon",)),
                 "with surrogate=reinforce": (

@@ -10,8 +10,7 @@ import typer
 from rich.table import Table
 
 from zoo.cli.train import flag_of, parameter
-from zoo.comparison.entrants import DECIDED, PROCESSES, refuse_processes
-from zoo.comparison.tuning import FOLDER, SEEDS
+from zoo.comparison.entrants import DECIDED, PROCESSES, TUNING, TUNING_SEEDS, refuse_processes
 from zoo.errors import ZooError
 from zoo.numbers import decimal, signed
 from zoo.options.config import TrainConfig
@@ -47,7 +46,7 @@ OWN: list[tuple[str, type, Any, Any]] = [
      None),
     ("tune_by", str, typer.Option(metavar="REWARD", help="What --sweep chooses by: a reward of greedy answers "
                                   "(instructions), or a measure of the table (preference_accuracy)."), None),
-    ("tune_seeds", str, typer.Option(help="Seeds of --sweep.", show_default=f"{SEEDS[0]},"), None),
+    ("tune_seeds", str, typer.Option(help="Seeds of --sweep.", show_default=f"{TUNING_SEEDS[0]},"), None),
     ("config", str, typer.Option(metavar="FILE", help="YAML: common options, algos, seeds, and options under a label."),
      None),
     ("out", str, typer.Option(metavar="FOLDER", help="Folder of runs and report; an existing one is continued.",
@@ -146,7 +145,7 @@ def _compare_algorithms(own: dict[str, Any], core_options: dict[str, Any]) -> No
         _show_plan(tuned.plan, tuned.comparison, console)
         if own["dry_run"]:
             return
-        if (own["only"] or "").startswith(f"{FOLDER}/"):
+        if (own["only"] or "").startswith(f"{TUNING}/"):
             _only(tuned.comparison, tuned.plan, own["only"].partition("/")[2], own["as_json"])
             return
         settings = tuned.settings(tuned.comparison.go(tuned.plan, workers))

@@ -28,6 +28,9 @@ PROCESSES = ("devices", "num_nodes", "strategy", "tensor_parallel")
 """Options of the core that ask for several processes."""
 DECIDED = ("seed", "name", "out", "patience", *PROCESSES)
 """Options of the core that the comparison sets itself."""
+TUNING = "tuning"
+"""The folder of the runs among which settings are chosen, in that of the comparison."""
+TUNING_SEEDS = (1000,)
 START = "start"
 """The name of the common start, in tables and as a folder."""
 LONGEST_NAME = 60

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from zoo.comparison.entrants import Entrant, Settings, split_option
+from zoo.comparison.entrants import TUNING, TUNING_SEEDS, Entrant, Settings, split_option
 from zoo.comparison.measures import EXPLAINED
 from zoo.contract.registry import contributions, manager
 from zoo.errors import ZooError
@@ -22,9 +22,8 @@ from zoo.options.spelling import split
 from zoo.paths import write_text
 from zoo.training.datasets import brings_held_out
 
-FOLDER, FILE = "tuning", "tuning.json"
-"""The folder of the runs of a tuning, in that of the comparison; the file of its outcome."""
-SEEDS = (1000,)
+FILE = "tuning.json"
+"""What a tuning found, in its folder."""
 SHARE = 0.1
 """Of the training prompts, what settings are chosen by."""
 
@@ -121,12 +120,12 @@ def tune(
         )
     settings = comparison.settings
     tried = read_sweeps(sweeps, settings)
-    numbers = seeds_in(seeds) if seeds is not None else list(SEEDS)
+    numbers = seeds_in(seeds) if seeds is not None else list(TUNING_SEEDS)
     if shared := sorted(set(numbers) & set(settings.seeds)):
         raise ZooError(f"The seed {shared[0]} is to choose and to compare.", "Give --tune-seeds others than --seeds.")
     of_all = tuning_settings(settings, tried, numbers, training_part(comparison.core))
     reward = None if by in EXPLAINED else by
-    made = make(of_all, str(comparison.folder / FOLDER), only=f"{FOLDER}/", reward=reward)
+    made = make(of_all, str(comparison.folder / TUNING), only=f"{TUNING}/", reward=reward)
     return Tuned(settings, tried, by, numbers, made, made.plan())
 
 
