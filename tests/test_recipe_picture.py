@@ -201,7 +201,7 @@ def test_figures_of_the_recipes_page_are_those_that_were_recorded():
     for part in parts:
         name = part.partition(":")[0]
         assert f"zoo reproduce {name} --laptop" in part
-        if verdict := re.search(r"^\*\*(\w[\w ]+)\*\*:", part, flags=re.M):
+        if verdict := re.search(r"^\*\*(\w[\w, ]+)\*\*:", part, flags=re.M):
             kept = json.loads((RECIPES / "results" / f"{name}.json").read_text(encoding="utf-8"))
             assert verdict[1].lower() == kept["verdict"] and kept["command"] in part
             means = [shown(claim["mean"]) for claim in kept["claims"] if claim["seeds"]]
