@@ -155,7 +155,7 @@ def test_without_a_size_the_sizes_are_named_and_the_papers_is_asked_for(package)
     assert status == 2 and "has no small variant" in err and "It has: --laptop, --full" in err
     status, _, err = cli("reproduce", "grows", "--small", "--laptop")
     assert status == 2 and "two sizes" in err
-    for arguments in ((), ("grows", "--all", "--laptop")):
+    for arguments in ((), ("grows", "--all", "--laptop"), ("--all",)):
         status, _, err = cli("reproduce", *arguments)
         assert status == 2 and "--all" in err
 

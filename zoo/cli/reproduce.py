@@ -93,10 +93,12 @@ def reproduce(
             "Give the name of one (zoo recipes lists them), or --all.",
         )
     size = one_size({"laptop": laptop, "small": small, "gpu": gpu, "full": full})
+    if every and size is None:
+        raise ZooError("--all needs a size.", "Add --laptop, --small, --gpu or --full.")
     names = [recipe] if recipe is not None else [entry.full_name for entry in all_recipes() if not entry.error]
     read = [load_recipe(name) for name in names]
     if every:
-        read = [one for one in read if size is not None and getattr(one, size) is not None]
+        read = [one for one in read if getattr(one, str(size)) is not None]
     elif size is None and not dry_run:
         _ask_for_a_size(read[0])
     size = size or "full"
