@@ -236,16 +236,10 @@ class GRPO(Algorithm):
                 not self.overlong_filter or not self.overlong_cache,
                 "overlong_filter is the alternative to overlong_cache",
             )
-            for where, (has_effect, names) in self._effects().items():
-                for name in names:
-                    default = getattr(type(self), name)
-                    require(has_effect or getattr(self, name) == default, f"{name} has no effect {where}")
-
-        def _effects(self) -> dict[str, tuple[bool, tuple[str, ...]]]:
-            """Where options have no effect; whether they have one here; their names. (beta=0 turns the KL term off and
-            asks nothing of its options.)"""
             of, kl_in_loss = self.surrogate, self.kl_in == "loss"
-            return {
+            # Where options have no effect, whether they have one here, and which. With beta=0, a sweep's first value,
+            # those of the KL term may stay.
+            effects = {
                 "without kl_in=loss": (kl_in_loss, ("kl_estimator",)),
                 "with step_rewards": (not self.step_rewards, ("scale",)),
                 "with scale=none": (self.scale != "none" or self.step_rewards, ("scale_epsilon",)),
@@ -261,6 +255,10 @@ class GRPO(Algorithm):
                 "without reduction=constant": (self.reduction == "constant", ("length_constant",)),
                 "without overlong_cache": (self.overlong_cache > 0, ("overlong_length",)),
             }  # fmt: skip
+            for where, (has_effect, names) in effects.items():
+                for name in names:
+                    default = getattr(type(self), name)
+                    require(has_effect or getattr(self, name) == default, f"{name} has no effect {where}")
 
     def needs(self, config: Config) -> tuple[str, ...]:
         return ("policy", "reference") if config.beta > 0 else ("policy",)

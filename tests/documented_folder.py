@@ -89,7 +89,7 @@ ROWS = {
 
 RUNS = {
     **dict.fromkeys(
-        ("mine", "first", "second", "sft-1", "sft-2", "sft-3", "sft-smollm2-135m-1", "constitutional-1"), "sft"
+        ("mine", "first", "second", "sft-1", "sft-2", "sft-3", "agent", "sft-smollm2-135m-1", "constitutional-1"), "sft"
     ),
     **dict.fromkeys(("rm-1", "rm-2", "rm-gold", "rm-smollm2-135m-1"), "rm"),
     "rater": "rm",
