@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 import time
@@ -48,6 +49,8 @@ KINDS = {
     "optimizer, clipping": ("_fused_adamw_", "_foreach_norm", "_foreach_mul_", "linalg_vector_norm"),
 }  # fmt: skip
 ELEMENTS, REST = "other elements", "Python between them"
+PACKED = "mkldnn::_linear_pointwise"
+"""The product with weights that are packed for bfloat16, with which the local engine generates."""
 VOCABULARY = 4096
 """A product with a side of this size or more is one of the head."""
 
@@ -62,7 +65,7 @@ class Parts:
     def add(self, phase: str, events: Any, whole: float) -> None:
         self.seconds[phase][REST] += whole
         for event in events:
-            if not event.name.startswith("aten::"):
+            if not event.name.startswith(("aten::", PACKED)):
                 continue
             name = event.name.removeprefix("aten::")
             kind = next((kind for kind, names in KINDS.items() if name in names), ELEMENTS)
@@ -71,9 +74,13 @@ class Parts:
                 left, right = shapes[-2:]
                 product = (*left, right[1])
                 kind = "products of the head" if max(product) >= VOCABULARY else kind
+            elif name == PACKED:
+                *rows, inner = shapes[0]
+                product = (math.prod(rows), inner, shapes[1][0])
+                kind = "products of the head" if max(product) >= VOCABULARY else "products of the layers"
             elif name == "bmm":
                 product = (*shapes[0], shapes[1][2])
-            if name in ("mm", "addmm", "bmm"):
+            if name in ("mm", "addmm", "bmm", PACKED):
                 self.products[phase][kind][product] += 1
             seconds = event.self_cpu_time_total / 1e6
             self.seconds[phase][kind] += seconds
