@@ -42,12 +42,11 @@ def test_sweeps_that_cannot_be_are_refused(texts, said):
 
 
 def results(**scores):
-    start = {"x": {"higher_is_better": True, "n": 9}, "loss": {"higher_is_better": False, "n": 9}}
     algorithms = [
-        {"label": label, "measures": {"x": {"mean": x}, "loss": {"mean": x}, "trained_tokens": {"values": [5.0, 6.0]}}}
+        {"label": label, "measures": {"x": {"mean": x}, "trained_tokens": {"values": [5.0, 6.0]}}}
         for label, x in scores.items()
     ]
-    return {"start": start, "algorithms": algorithms}
+    return {"runs": [{"intervals": {"x": [0.0, 1.0, 9]}}], "algorithms": algorithms}
 
 
 def test_the_best_is_chosen_and_the_effort_is_told():
@@ -57,7 +56,6 @@ def test_the_best_is_chosen_and_the_effort_is_told():
     assert one["entrants"]["mild"]["best"] == {"beta": "1"} and one["entrants"]["sft"]["best"] == {}
     assert [row["score"] for row in one["entrants"]["mild"]["settings"]] == [0.2, 0.5, None]
     assert one["entrants"]["mild"]["trained_tokens"] == 22
-    assert chosen(found, tried, "loss")["entrants"]["mild"]["best"] == {"beta": "0.1"}
     lines = told({**one, "seeds": [1000]})
     assert "  mild: 3 settings, 22 trained tokens, best beta 1" in lines
     assert "  sft: 1 setting, 11 trained tokens, best its defaults" in lines
@@ -109,6 +107,16 @@ def test_it_chooses_by_prompts_of_the_training_part(tuned, place):
     asked = {row["prompt"] for row in run.read_rows("samples.jsonl") if row["eval"].startswith("length")}
     assert asked and not asked & held
     assert run.config["eval_data"] is None and run.config["eval_fraction"] == 0.1
+
+
+def test_it_chooses_by_an_accuracy_of_pairs(place):
+    command = ["compare", "--algos", "dpo", "--sweep", "dpo.beta=0.1,5", "--tune-by", "preference_accuracy",
+               "--out", str(place.folder / "pairs"), *place.flags, "--json"]  # fmt: skip
+    status, shown, err = cli(*command)
+    assert status == 0, err
+    tuning = json.loads(shown)["tuning"]
+    assert tuning["by"] == "preference_accuracy" and tuning["cases"] >= 1
+    assert all(0 <= row["score"] <= 1 for row in tuning["entrants"]["dpo"]["settings"])
 
 
 def test_again_nothing_is_trained_anew(tuned):

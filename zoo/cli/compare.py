@@ -45,7 +45,7 @@ OWN: list[tuple[str, type, Any, Any]] = [
                                        "algorithm, on prompts cut off the training part (repeat it for several)."),
      None),
     ("tune_by", str, typer.Option(metavar="REWARD", help="What --sweep chooses by: a reward of greedy answers "
-                                  "(instructions), or a measure of the table (preference_accuracy)."), None),
+                                  "(instructions), preference_accuracy, or plain_accuracy."), None),
     ("tune_seeds", str, typer.Option(help="Seeds of --sweep.", show_default=f"{TUNING_SEEDS[0]},"), None),
     ("config", str, typer.Option(metavar="FILE", help="YAML: common options, algos, seeds, and options under a label."),
      None),

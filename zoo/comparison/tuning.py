@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from zoo.comparison.entrants import TUNING, TUNING_SEEDS, Entrant, Settings, split_option
-from zoo.comparison.measures import EXPLAINED
 from zoo.contract.registry import contributions, manager
 from zoo.errors import ZooError
 from zoo.options.config import TrainConfig
@@ -24,6 +23,8 @@ from zoo.training.datasets import brings_held_out
 
 FILE = "tuning.json"
 """What a tuning found, in its folder."""
+MEASURES = ("preference_accuracy", "plain_accuracy")
+"""Measures of the table that settings may be chosen by, beside rewards; of all, more is better."""
 SHARE = 0.1
 """Of the training prompts, what settings are chosen by."""
 
@@ -124,7 +125,7 @@ def tune(
     if shared := sorted(set(numbers) & set(settings.seeds)):
         raise ZooError(f"The seed {shared[0]} is to choose and to compare.", "Give --tune-seeds others than --seeds.")
     of_all = tuning_settings(settings, tried, numbers, training_part(comparison.core))
-    reward = None if by in EXPLAINED else by
+    reward = None if by in MEASURES else by
     made = make(of_all, str(comparison.folder / TUNING), only=f"{TUNING}/", reward=reward)
     return Tuned(settings, tried, by, numbers, made, made.plan())
 
@@ -134,7 +135,6 @@ def chosen(results: Mapping[str, Any], tried: Sequence[Setting], measure: str) -
 
     results: of the comparison of all settings. Raises ZooError if an entrant has no setting that finished.
     """
-    better = 1 if results["start"].get(measure, {}).get("higher_is_better", True) else -1
     found = {entrant["label"]: entrant for entrant in results["algorithms"]}
     entrants: dict[str, Any] = {}
     for setting in tried:
@@ -149,15 +149,15 @@ def chosen(results: Mapping[str, Any], tried: Sequence[Setting], measure: str) -
         finished = [row for row in one["settings"] if row["score"] is not None]
         if not finished:
             raise ZooError(f"No setting of {label} finished, so none can be chosen.", "The messages above say why.")
-        one["best"] = max(finished, key=lambda row: better * row["score"])["options"]
+        one["best"] = max(finished, key=lambda row: row["score"])["options"]
         one["trained_tokens"] = sum(row["trained_tokens"] for row in one["settings"])
-    return {"by": measure, "prompts": results["start"][measure]["n"], "entrants": entrants}
+    return {"by": measure, "cases": results["runs"][0]["intervals"][measure][2], "entrants": entrants}
 
 
 def told(tuning: Mapping[str, Any]) -> list[str]:
     """What each entrant got, as sentences; the last one says so where the effort was not equal."""
     lines = [
-        f"Tuned by {tuning['by']} on {tuning['prompts']} prompts cut off the training part, seeds "
+        f"Tuned by {tuning['by']} on {tuning['cases']} cases cut off the training part, seeds "
         f"{', '.join(map(str, tuning['seeds']))}:"
     ]
     counts = {label: len(one["settings"]) for label, one in tuning["entrants"].items()}
