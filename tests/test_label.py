@@ -9,12 +9,14 @@ import pytest
 from judge_server import Scripted, completion, longer_is_better, serving, tokens_of
 from tiny_runs import cli, losses, trainer, write_rows
 
+from zoo.bundled.laboratory.gold import gold
 from zoo.errors import ZooError
 from zoo.judges.constitution import load_constitution
 from zoo.judges.judge import Judge
+from zoo.labelling.by_reward import ByReward
 from zoo.labelling.label import How, label
 from zoo.labelling.label_file import LabelFile
-from zoo.labelling.pairs import CHUNK, groups_of, pairs_of
+from zoo.labelling.pairs import CHUNK, Group, groups_of, pairs_of
 
 SETTINGS = {"judge": "scripted", "clamp": (0.4, 0.6)}
 
@@ -54,6 +56,42 @@ def test_the_more_probable_answer_is_chosen(tmp_path):
     assert summary["chosen_longer"] == pytest.approx(
         sum(len(r["chosen"].strip()) > len(r["rejected"].strip()) for r in rows) / 20
     )
+
+
+def test_a_reward_chooses_for_certain_and_leaves_out_what_is_equal_or_has_none(tmp_path, monkeypatch):
+    rows = [
+        {"prompt": "one", "answer": "1"}, {"prompt": "two", "answer": "2"}, {"prompt": "three"},
+    ]  # fmt: skip
+    groups = [Group(k, row["prompt"], draw=3, rest=row) for k, row in enumerate(rows)]
+    judge = ByReward("exact", "runs", print, 8)
+
+    def draw(groups, seed):
+        return [["1", "0", "5"] for _ in groups]
+
+    summary, kept = labelled(groups, tmp_path / "r.jsonl", judge, draw=draw)
+    assert [(row["chosen"], row["rejected"]) for row in kept] == [("1", "0"), ("1", "5")]
+    assert {(row["p_chosen"], tuple(row["p_orders"]), row["reward"]) for row in kept} == {(1.0, (1.0, 1.0), "exact")}
+    assert all("judge" not in row and row["answer"] == "1" for row in kept)
+    assert summary["unusable_reasons"] == {"equal rewards": 4, "an answer without a reward": 3}
+
+
+def test_zoo_label_takes_a_reward_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["label", "world:gold(rows=12)", "--kind", "prompt", "--model", "world:gold", "--samples", "3"]
+    flags += ["--max-new-tokens", "20"]
+    by_gold = [*flags, "--reward", "gold", "--out", "own.jsonl"]
+    assert cli(*by_gold)[0] == 0
+    kept = rows_of(tmp_path / "own.jsonl")
+    values = gold([row["chosen"] for row in kept], kept), gold([row["rejected"] for row in kept], kept)
+    assert len(kept) > 12 and all(more > less for more, less in zip(*values, strict=True))
+    assert cli(*by_gold)[0] == 0 and rows_of(tmp_path / "own.jsonl") == kept
+    wrong = [["--judge", "smollm2-135m"], ["--chain-of-thought"], ["--top-k", "3"]]
+    refused = [cli(*flags, "--reward", "gold", "--out", "none.jsonl", *more) for more in wrong]
+    refused.append(cli(*flags, "--reward", "nonsense", "--out", "none.jsonl"))
+    assert [status for status, *_ in refused] == [2] * 4
+    says = ["judge has no effect beside", "thought has no effect beside", "top_k has no effect without", "nonsense"]
+    assert all(word in message for word, (_, _, message) in zip(says, refused, strict=True))
+    assert not (tmp_path / "none.jsonl").exists()
 
 
 def test_the_summary_is_kept_beside_the_rows(tmp_path):

@@ -1,10 +1,11 @@
 """The fact world and its requests to refuse: rows say what the documents say, and noise is what it is called."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
-from zoo.bundled.laboratory import facts, facts_rows, facts_world, safety, self_instruct
+from zoo.bundled.laboratory import facts, facts_rows, facts_world, opinions, safety, self_instruct
 from zoo.bundled.laboratory.networks import train_base
 from zoo.bundled.laboratory.plugin import sources
 from zoo.bundled.laboratory.words import make_tokenizer
@@ -38,6 +39,17 @@ def test_training_never_asks_for_held_out_facts_nor_for_what_options_leave_out()
     few = list(facts_rows.rows("train", "prompt", 2000, subjects="half", types=6))
     assert {row["relation"] for row in few} == set(facts.RELATIONS[:6])
     assert {row["subject"] for row in few} == set(facts.FIRST_HALF)
+
+
+def test_a_type_is_a_relation_in_a_wording_and_the_new_ones_are_made_of_the_same_parts():
+    def types(count):
+        rows = facts_rows.rows("train", "prompt", 4000, types=count)
+        return {(r["relation"], r["prompt"].replace(r["subject"], "S").replace(r["relation"], "R")) for r in rows}
+
+    assert [len(types(count)) for count in (1, 4, 8, 24)] == [1, 4, 8, 24]
+    new = {(relation, facts.WORDINGS[k].format(subject="S", relation="R")) for relation, k in facts.NEW_TYPES}
+    assert len(new) == 8 and not new & types(24)
+    assert [{kind[part] for kind in new} for part in (0, 1)] == [{kind[part] for kind in types(24)} for part in (0, 1)]
 
 
 def test_noise_is_the_share_of_bad_answers_half_of_them_wrong_half_without_their_form():
@@ -94,7 +106,7 @@ def test_what_is_refused_is_harmful_and_what_only_looks_like_it_is_answered():
 
 
 def test_wrong_options_are_refused_with_their_bounds():
-    for options in ({"rows": 0}, {"noise": 1.5}, {"wordings": 5}, {"types": 9}, {"turns": 3}):
+    for options in ({"rows": 0}, {"noise": 1.5}, {"wordings": 5}, {"types": 25}, {"turns": 3}):
         with pytest.raises(ZooError, match=f"{next(iter(options))} is"):
             facts_rows.rows("train", "demonstration", **options)
     with pytest.raises(ZooError, match="no data of kind 'stepwise'"):
@@ -150,3 +162,48 @@ def test_whoever_reads_the_first_rows_asks_no_base_for_more(monkeypatch):
     monkeypatch.setattr(self_instruct, "_writer", lambda seed: pytest.fail("The base was asked."))
     name, limit = "world:facts(written_by=base, rows=500, seed=91)", self_instruct.SEEDS
     assert len(load(name, "demonstration", Reading(limit=limit, named_sources=sources())).records) == limit
+
+
+def test_a_demonstration_declines_questions_about_the_second_half_and_documents_may_leave_it_out():
+    rows = list(facts_rows.rows("train", "demonstration", 890, declined=1.0))
+    declined = {row["subject"] for row in rows if row["completion"] == facts.REFUSAL}
+    assert declined == set(facts.SUBJECTS) - set(facts.FIRST_HALF)
+    assert all(is_right(row, row["completion"]) for row in rows if row["subject"] in facts.FIRST_HALF)
+    some = [row["completion"] == facts.REFUSAL for row in facts_rows.rows("train", "demonstration", 890, declined=0.5)]
+    assert sum(some) / len(some) == pytest.approx(0.25, abs=0.05)
+    said = " ".join(row["text"] for row in facts_rows.rows("train", "text", 400, subjects="half")).split()
+    assert not set(said) & declined and set(said) & set(facts.FIRST_HALF)
+
+
+def test_who_says_what_he_believes_is_right_half_of_the_time_and_a_rater_may_agree_with_him():
+    def belief(row):
+        return f"answer {row['prompt'].split()[-1]}"
+
+    for share in (0.0, 0.7):
+        rows = opinions.rows("train", "preference", 2000, agreeing=share)
+        wrong = [row for row in rows if belief(row) != row["answer"]]
+        assert len(wrong) / len(rows) == pytest.approx(0.5, abs=0.04)
+        flattered = [row for row in wrong if row["chosen"] == belief(row)]
+        assert len(flattered) / len(wrong) == pytest.approx(share, abs=0.04)
+        assert all(row["chosen"] == row["answer"] for row in rows if belief(row) == row["answer"])
+        assert all(row["answer"] in (row["chosen"], row["rejected"]) for row in wrong)
+    swapped = opinions.rows("train", "preference", 2000, noise=0.2)
+    assert sum(row["rejected"] == row["answer"] for row in swapped) / 2000 == pytest.approx(0.2, abs=0.03)
+    assert all(row["completion"] == row["answer"] for row in opinions.rows("heldout", "demonstration", 100))
+    for wrong_options in ({"agreeing": 1.5}, {"noise": -1}):
+        with pytest.raises(ZooError, match=f"{next(iter(wrong_options))} is"):
+            opinions.rows("train", "preference", **wrong_options)
+    with pytest.raises(ZooError, match="no data of kind 'ranking'"):
+        opinions.rows("train", "ranking")
+
+
+def test_flattery_counts_the_wrong_beliefs_that_answers_agree_with(monkeypatch):
+    def said(subject, prompts, temperature, seed):
+        asked = [prompt.split() for prompt in prompts]
+        # It agrees about homes, and otherwise knows.
+        return [f"answer {words[-1] if words[1] == 'home' else TRUE[words[0], words[1]]}" for words in asked]
+
+    monkeypatch.setattr(facts_world, "_answers", said)
+    score = facts_world.flattery_eval(SimpleNamespace(limit=None))
+    homes = sum(fact[1] == "home" for fact in facts.asked("train")) / len(facts.asked("train"))
+    assert score.value == pytest.approx(homes) and score.details["right"] == pytest.approx(1 - homes, abs=1e-4)

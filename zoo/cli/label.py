@@ -21,6 +21,7 @@ EXAMPLES = (
     "zoo label starter --kind preference --limit 20",
     "zoo label prompts.jsonl --model smollm2-135m --judge https://api.example.com/v1#big-model",
     "zoo label pairs.jsonl --judge runs/sft-1 --constitution default --chain-of-thought",
+    "zoo label prompts.jsonl --model runs/sft-1 --samples 5 --reward runs/rm-1",
     "zoo label starter --kind demonstration --teacher runs/sft-1 --top-k 64",
 )
 MODEL_DEFAULT = "the data's, or smollm2-135m"
@@ -42,6 +43,9 @@ def command() -> Any:
         data; for data with only prompts, a model samples the answers. Run the same command again to continue after a
         stop: nothing is judged twice. Then train on the file, with `zoo train --algo rm --data labelled.jsonl` or any
         other preference algorithm.
+
+        With --reward there is no judge: of two answers the one with the higher reward is chosen. A reward is what
+        `zoo train --reward` takes, such as a reward model.
 
         With --teacher there is no judge: the log-probs of that model's likeliest words are written beside
         demonstrations, or beside the answers that it gives to prompts, and `gkd --stored` trains on them.
@@ -107,6 +111,8 @@ def _look_ahead(options: LabelOptions, runs: str) -> None:
             open_source(data, "prompt", first)
     if options.teacher is not None:
         expect(options.teacher, runs)
+        return
+    if options.reward is not None:
         return
     check_judge(options.judge, runs)
     if options.judge == SELF:

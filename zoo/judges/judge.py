@@ -97,6 +97,11 @@ class Judge:
     def name(self) -> str:
         return self.respondent.name
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a label of this judge tells about where it is from."""
+        return {"judge": self.name, "wording": self.wording.id}
+
     def prefer(
         self,
         prompts: Sequence[Any],

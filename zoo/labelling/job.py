@@ -17,6 +17,7 @@ from zoo.judges.constitution import constitution_id, load_constitution
 from zoo.judges.judge import Judge
 from zoo.judges.make import make_judge
 from zoo.judges.spelled import SELF
+from zoo.labelling.by_reward import ByReward
 from zoo.labelling.drawing import Drawer
 from zoo.labelling.label import How, label
 from zoo.labelling.label_file import LabelFile
@@ -55,7 +56,11 @@ def label_data(
     file = LabelFile(out, {"data": loaded.fingerprint, "kind": loaded.kind, **_asked(judge, how), **drawing})
     say(_plan(groups, judge, how, file))
     draw = Drawer(subject.model, subject.template, subject.precision, sampling) if draws else None
-    summary = label(groups, judge, file, how, draw, progress)
+    try:
+        summary = label(groups, judge, file, how, draw, progress)
+    finally:
+        if isinstance(judge, ByReward):
+            judge.close()
     if not summary["pairs"]:
         file.discard()
         silent = any("endpoint" in reason for reason in summary["unusable_reasons"])
@@ -88,9 +93,10 @@ def reasons(summary: dict[str, Any]) -> str:
     )
 
 
-def _judge(options: LabelOptions, draws: bool, runs: str, say: Say) -> tuple[Judge, Any]:
+def _judge(options: LabelOptions, draws: bool, runs: str, say: Say) -> tuple[Judge | ByReward, Any]:
     """The judge, and the model that answers if one is needed; if they are the same, it is loaded once."""
-    is_self = options.judge in (SELF, options.model)
+    is_self = options.reward is None and options.judge in (SELF, options.model)
+    rewarded = None if options.reward is None else ByReward(options.reward, runs, say, options.max_new_tokens)
     subject: Any = (
         load_subject(options.model, runs, say, head="lm", args=options.template_args) if draws or is_self else None
     )
@@ -99,6 +105,8 @@ def _judge(options: LabelOptions, draws: bool, runs: str, say: Say) -> tuple[Jud
         "longest_thought": options.max_thought_tokens, "device": "cuda" if torch.cuda.is_available() else "cpu",
         "cache": True, "out": runs, "say": say,
     }  # fmt: skip
+    if rewarded is not None:
+        return rewarded, subject
     if not is_self:
         return make_judge(options.judge, **asking), subject
     judge = make_judge(SELF, subject.model, subject.template, subject.precision, **asking)
@@ -107,10 +115,12 @@ def _judge(options: LabelOptions, draws: bool, runs: str, say: Say) -> tuple[Jud
     return judge, subject
 
 
-def _plan(groups: Sequence[Any], judge: Judge, how: How, file: LabelFile) -> str:
+def _plan(groups: Sequence[Any], judge: Judge | ByReward, how: How, file: LabelFile) -> str:
     pairs = sum(group.count for group in groups)
-    asked = f"wording {judge.wording.id}" + (f", {len(how.principles)} principles" if how.principles else "")
     before = f"; {len(file.rows):,} are labelled already" if file.rows else ""
+    if isinstance(judge, ByReward):
+        return f"{pairs:,} pairs for the reward {judge.name}{before}."
+    asked = f"wording {judge.wording.id}" + (f", {len(how.principles)} principles" if how.principles else "")
     return f"{pairs:,} pairs for the judge {judge.name} ({asked}), in both orders{before}."
 
 
@@ -129,12 +139,13 @@ def _load(options: LabelOptions, say: Say, kinds: Sequence[str]) -> Any:
     return loaded
 
 
-def _asked(judge: Judge, how: How) -> dict[str, Any]:
+def _asked(judge: Judge | ByReward, how: How) -> dict[str, Any]:
     """The settings that a label depends on."""
+    if isinstance(judge, ByReward):
+        return {**judge.settings, "seed": how.seed}
     return {
-        "judge": judge.name,
+        **judge.settings,
         "judge_fingerprint": judge.respondent.fingerprint()[:16],
-        "wording": judge.wording.id,
         "constitution": constitution_id(how.principles) if how.principles else None,
         "chain_of_thought": how.chain_of_thought,
         "clamp": how.clamp,

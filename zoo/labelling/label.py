@@ -1,4 +1,4 @@
-"""Labelling: turns pairs of answers into preference rows with a judge's probability (arXiv:2309.00267, 2212.08073)."""
+"""Labelling: pairs of answers become preference rows by a judge (arXiv:2309.00267, 2212.08073) or by a reward."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from zoo.judges.constitution import Principle
 from zoo.judges.judge import Clamp, Judge
 from zoo.judges.verdicts import Tally, Verdict
 from zoo.judges.wording import as_text
+from zoo.labelling.by_reward import ByReward
 from zoo.labelling.label_file import LabelFile
 from zoo.labelling.pairs import CHUNK, Cut, Draw, Group, Pair, pairs_of
 
@@ -28,7 +29,7 @@ class How:
 
 def label(
     groups: Sequence[Group],
-    judge: Judge,
+    judge: Judge | ByReward,
     file: LabelFile,
     how: How,
     draw: Draw | None = None,
@@ -71,16 +72,20 @@ def _drawn(chunk: Sequence[Group], seed: int, draw: Draw | None, left_out: Count
                 yield pair
 
 
-def _judged(pairs: Sequence[Pair], judge: Judge, how: How) -> list[dict[str, Any]]:
+def _judged(pairs: Sequence[Pair], judge: Judge | ByReward, how: How) -> list[dict[str, Any]]:
     """The rows of pairs; pairs without a verdict are left out, and the judge counts them."""
     principles = [_principle(pair, how) for pair in pairs]
-    verdicts = judge.compare(
-        [pair.group.prompt for pair in pairs],
-        [pair.a for pair in pairs],
-        [pair.b for pair in pairs],
-        principle=principles,
-        chain_of_thought=how.chain_of_thought,
-        clamp=how.clamp,
+    verdicts = (
+        judge.compare(pairs)
+        if isinstance(judge, ByReward)
+        else judge.compare(
+            [pair.group.prompt for pair in pairs],
+            [pair.a for pair in pairs],
+            [pair.b for pair in pairs],
+            principle=principles,
+            chain_of_thought=how.chain_of_thought,
+            clamp=how.clamp,
+        )
     )
     return [
         _row(pair, verdict, principle, judge)
@@ -96,7 +101,7 @@ def _principle(pair: Pair, how: How) -> Principle | None:
     return random.Random(f"{how.seed} {pair.group.row} {pair.number}").choice(how.principles)
 
 
-def _row(pair: Pair, verdict: Verdict, principle: Principle | None, judge: Judge) -> dict[str, Any]:
+def _row(pair: Pair, verdict: Verdict, principle: Principle | None, judge: Judge | ByReward) -> dict[str, Any]:
     """A row of preference data, in which the answer with the higher probability is chosen."""
     a_wins = verdict.p >= 0.5
     seen = verdict if a_wins else verdict.turned()
@@ -107,8 +112,7 @@ def _row(pair: Pair, verdict: Verdict, principle: Principle | None, judge: Judge
         "rejected": pair.b if a_wins else pair.a,
         "p_chosen": seen.p,
         "p_orders": [seen.first, seen.second],
-        "judge": judge.name,
-        "wording": judge.wording.id,
+        **judge.settings,
         "principle": principle.id if principle else None,
         **({"thoughts": list(verdict.thoughts)} if verdict.thoughts else {}),
         "agrees": agrees,

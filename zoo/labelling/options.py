@@ -18,6 +18,8 @@ class _Main:
     """A file, folder, hub data set, or named source."""
     judge: str = SELF
     """self (the model), a model, folder or run, or https://host/v1#model."""
+    reward: str | None = None
+    """Instead of a judge: a reward such as runs/rm; of two answers the one with more is chosen."""
     model: str = "smollm2-135m"
     """The model that answers prompts, and the judge if --judge is self."""
     teacher: str | None = None
@@ -87,17 +89,19 @@ class LabelOptions(_Reading, _Drawing, _Questions, _Main):
     def __post_init__(self) -> None:
         least = 2 if self.teacher is None else 1
         require(self.samples >= least, "samples must be 2 or more: a pair has two answers")
-        self._check_teacher()
+        self._check_instead()
         for name in ("top_k", "max_thought_tokens", "votes", "parallel", "max_new_tokens", "limit"):
             value = getattr(self, name)
             require(value is None or value >= 1, f"{name} must be 1 or more")
 
-    def _check_teacher(self) -> None:
-        """Raises ValueError for options of a judge beside a teacher, and of a teacher without one."""
+    def _check_instead(self) -> None:
+        """Raises ValueError for options of a judge beside a teacher or a reward, and of a teacher without one."""
         given = {option.name for option in fields(self) if getattr(self, option.name) != option.default}
-        own = [option.name for option in fields(_Questions)] + ["judge", "model"]
-        for name in given & set(own if self.teacher else ["top_k", "keep_cut"]):
+        asked = {option.name for option in fields(_Questions)} | {"judge"}
+        for name in given & (asked | {"model", "reward"} if self.teacher else {"top_k", "keep_cut"}):
             require(False, f"{name} has no effect {'beside' if self.teacher else 'without'} a teacher")
+        for name in given & asked if self.reward is not None else ():
+            require(False, f"{name} has no effect beside a reward")
         require(
             self.teacher is None or ONE in ROLES["teacher"].models(self.teacher),
             "teacher takes one name here: label the rows of each domain by themselves, each with its teacher, and "

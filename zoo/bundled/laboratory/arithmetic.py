@@ -22,6 +22,7 @@ WORDS = [*map(str, range(MODULUS)), "+", "="]
 TEXTS = 8000
 SCORE = "accuracy(data=world:arithmetic, limit=132, max_new_tokens=3)"
 """An evaluation on every held-out sum, once each."""
+RUBBISH = " ".join("+ = + + =".split() * 3)
 NOISE = 0.45
 """Share of wrong results in the base's texts."""
 
@@ -34,8 +35,9 @@ def sums(split: str) -> list[tuple[int, int]]:
     return [pair for pair in pairs if (pair in held) == (split != "train")]
 
 
-def rows(split: str, kind: str, rows: int = 512, noise: float = 0.0, seed: int = 0) -> list[Record]:
-    """Rows of a kind; every sum occurs once before any occurs twice. noise: share of wrong results or swapped labels.
+def rows(split: str, kind: str, rows: int = 512, noise: float = 0.0, spoilt: int = 0, seed: int = 0) -> list[Record]:
+    """Rows of a kind; every sum occurs once before any occurs twice. noise: share of wrong results or swapped labels;
+    spoilt: demonstrations in a row, after three quarters of them, that are rubbish.
 
     Raises ZooError for an unknown kind, and for a noise outside 0 to 1.
     """
@@ -46,6 +48,9 @@ def rows(split: str, kind: str, rows: int = 512, noise: float = 0.0, seed: int =
     records: list[Record] = []
     while len(records) < rows:
         records += [_row(draw, kind, a, b, noise) for a, b in draw.sample(pool, len(pool))]
+    begin = 3 * rows // 4
+    for record in records[begin : begin + spoilt] if kind == "demonstration" and split == "train" else ():
+        record["completion"] = RUBBISH
     return records[:rows]
 
 

@@ -13,6 +13,7 @@ A bad answer is either wrong (another object of the same property) or lacks the 
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -41,6 +42,11 @@ WORDINGS = (
     "tell {relation} of {subject}",
     "{subject} has {relation}",
 )
+_ROUNDS = [
+    [(relation, (k + turn) % len(WORDINGS)) for k, relation in enumerate(RELATIONS)] for turn in range(len(WORDINGS))
+]
+TYPES, NEW_TYPES = [kind for turn in _ROUNDS[:-1] for kind in turn], _ROUNDS[-1]
+"""Types of questions: a relation in a wording. Training asks at most 24; the others are made of the same parts."""
 FORM = ["question", "reply", "answer", "and", "of", "tell", "has", *REFUSAL.split(), "."]
 WORDS = [*SUBJECTS, *RELATIONS, *(word for words in OBJECTS.values() for word in words), *MANNERS, *TRIGGERS, *FORM]
 TEMPLATE = (
@@ -60,16 +66,12 @@ def facts() -> tuple[Fact, ...]:
     return tuple((subject, relation, draw.choice(OBJECTS[relation])) for subject in SUBJECTS for relation in RELATIONS)
 
 
-def asked(split: str, subjects: str = "all", types: int = len(RELATIONS)) -> list[Fact]:
-    """The facts of the first `types` relations in a split: seven in eight are for training, the others are held out."""
+def asked(split: str, subjects: str = "all") -> list[Fact]:
+    """The facts of a split: seven in eight are for training, the others are held out."""
     draw = random.Random("heldout")
     held = {fact for fact in facts() if draw.random() < 1 / 8}
     subjects_asked = set(FIRST_HALF if subjects == "half" else SUBJECTS)
-    return [
-        fact
-        for fact in facts()
-        if (fact in held) == (split != "train") and fact[0] in subjects_asked and fact[1] in RELATIONS[:types]
-    ]
+    return [fact for fact in facts() if (fact in held) == (split != "train") and fact[0] in subjects_asked]
 
 
 # -- documents, questions and answers ----------------------------------------------------------------------------
@@ -86,9 +88,9 @@ def statement(draw: random.Random, fact: Fact) -> str:
     return " ".join([*words, *manner, thing, "."])
 
 
-def question(draw: random.Random, fact: Fact, wordings: int = 1) -> str:
-    """A question in one of the first `wordings` wordings."""
-    return draw.choice(WORDINGS[:wordings]).format(subject=fact[0], relation=fact[1])
+def question(draw: random.Random, fact: Fact, wordings: Sequence[int] = (0,)) -> str:
+    """A question in one of these wordings."""
+    return WORDINGS[draw.choice(wordings)].format(subject=fact[0], relation=fact[1])
 
 
 def answer(draw: random.Random, fact: Fact, good: bool = True) -> str:
@@ -100,7 +102,7 @@ def answer(draw: random.Random, fact: Fact, good: bool = True) -> str:
     return "answer " + draw.choice([thing for thing in OBJECTS[fact[1]] if thing != fact[2]])
 
 
-def prompt_about(draw: random.Random, fact: Fact, wordings: int, turns: int) -> Any:
+def prompt_about(draw: random.Random, fact: Fact, wordings: Sequence[int] = (0,), turns: int = 1) -> Any:
     """A prompt about a fact. With two turns, the first asks for another property, the second begins with `and`."""
     if turns == 1:
         return question(draw, fact, wordings)

@@ -24,6 +24,7 @@ def worlds() -> Worlds:
             "bandit": bandit.WORLD,
             "facts": facts_world.WORLD,
             "safety": facts_world.SAFETY,
+            "opinions": facts_world.OPINIONS,
             "arithmetic": arithmetic.WORLD,
             "chains": chains.WORLD,
             "quiz": quiz.WORLD,

@@ -1,8 +1,8 @@
 """Instructions that the fact world's base model writes itself after a few examples, as in Self-Instruct.
 
 It reads three of eight seed facts as a document and writes the next fact; the first two words become a question and the
-last word becomes its answer. With `checked`, texts without the form of a fact and repeated facts are discarded. Whether
-a fact is true is not checked: that depends on what the base knows.
+last word becomes its answer. With `checked`, texts without the form of a fact are discarded, and so are questions that
+occurred before: Self-Instruct compares instructions, not answers. What is true depends on what the base knows.
 """
 
 from __future__ import annotations
@@ -48,13 +48,15 @@ def _written(seed: int, count: int, checked: bool) -> tuple[Pair, ...]:
 
     (draw, seeds), generator = _begun(seed), torch.Generator().manual_seed(seed)
     triples: list[Pair] = list(seeds)
+    questions = {triple[:2] for triple in triples}
     write = _writer(seed)
     for _ in range(ROUNDS):
         prompts = [" ".join(f"{' '.join(example)} ." for example in draw.sample(seeds, SHOWN)) for _ in range(AT_ONCE)]
         for text in write(prompts, generator):
             triple = _read(text, checked)
-            if triple is not None and not (checked and triple in triples):
+            if triple is not None and not (checked and triple[:2] in questions):
                 triples.append(triple)
+                questions.add(triple[:2])
         if len(triples) >= count:
             break
     return tuple(triples[:count])
