@@ -220,6 +220,7 @@ def test_the_time_of_writing_scoring_and_training_is_told_apart(train, monkeypat
     assert timing["reward_seconds"] >= 0.3, "three rollouts"
     assert timing["generation_seconds"] + timing["reward_seconds"] < timing["rollout_seconds"]
     written = sum(8 * row["rollout/length"] for row in rows_with(run, "rollout/length"))
+    assert timing["generated_tokens"] == written
     assert timing["generation_tokens_per_second"] == pytest.approx(written / timing["generation_seconds"])
     assert timing["training_tokens_per_second"] == pytest.approx(run.summary["num_tokens"] / timing["seconds"])
     rows = run.timings

@@ -43,7 +43,14 @@ def test_sweeps_that_cannot_be_are_refused(texts, said):
 
 def results(**scores):
     algorithms = [
-        {"label": label, "measures": {"x": {"mean": x}, "trained_tokens": {"values": [5.0, 6.0]}}}
+        {
+            "label": label,
+            "measures": {
+                "x": {"mean": x},
+                "trained_tokens": {"values": [5.0, 6.0]},
+                "generated_tokens": {"values": [1.0, 2.0]},
+            },
+        }
         for label, x in scores.items()
     ]
     return {"runs": [{"intervals": {"x": [0.0, 1.0, 9]}}], "algorithms": algorithms}
@@ -55,10 +62,10 @@ def test_the_best_is_chosen_and_the_effort_is_told():
     one = chosen(found, tried, "x")
     assert one["entrants"]["mild"]["best"] == {"beta": "1"} and one["entrants"]["sft"]["best"] == {}
     assert [row["score"] for row in one["entrants"]["mild"]["settings"]] == [0.2, 0.5, None]
-    assert one["entrants"]["mild"]["trained_tokens"] == 22
+    assert one["entrants"]["mild"]["tokens"] == 28
     lines = told({**one, "seeds": [1000]})
-    assert "  mild: 3 settings, 22 trained tokens, best beta 1" in lines
-    assert "  sft: 1 setting, 11 trained tokens, best its defaults" in lines
+    assert "  mild: 3 settings, 28 tokens, best beta 1" in lines
+    assert "  sft: 1 setting, 14 tokens, best its defaults" in lines
     assert lines[-1].startswith("The effort was not equal")
     with pytest.raises(ZooError, match="No setting of sft finished"):
         chosen(results(**{"mild@beta=1": 0.5}), tried, "x")

@@ -188,7 +188,7 @@ def _workers(own: dict[str, Any]) -> Workers | None:
 
 def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
     console.print(plan.definition())
-    table = Table("", "steps", "of", "passes", "trained tokens", box=None, pad_edge=False)
+    table = Table("", "steps", "of", "passes", "tokens", box=None, pad_edge=False)
     for planned in plan.runs:
         if planned.seed == plan.runs[0].seed:
             table.add_row(

@@ -1,8 +1,9 @@
-"""Equal compute: how many steps of each algorithm train on the same number of tokens.
+"""Equal compute: how many steps of each algorithm train on and write the same number of tokens.
 
-A token is trained if the policy scores it with gradients, in a prompt or in an answer. A prompt counts once for each of
-its answers, and a text each time it is read. Passes without gradients (a reference that is not cached, estimates over
-the step) do not count: the CPU time in the table shows them.
+A token is trained if the policy scores it with gradients, in a prompt or in an answer. A prompt counts once for each
+of its answers, and a text each time it is read. A token that a policy writes to learn from counts once more. Passes
+without gradients do not count (a reference that is not cached, estimates over the step): the CPU time in the table
+shows them.
 
 Counting needs no network: the algorithm's own collate, measure and loss run over the planned steps with stand-ins that
 only count the tokens that they are asked to score.
@@ -31,8 +32,8 @@ from zoo.values.records import Records
 from zoo.values.types import Answers, Batch, TokenLogps
 
 DEFINITION = (
-    "Equal compute means equal trained tokens: the tokens of prompts and answers that the policy scores with "
-    "gradients, a prompt once for each of its answers, a text each time it is read."
+    "Equal compute means equal tokens: those of prompts and answers that the policy scores with gradients, a prompt "
+    "once for each of its answers, a text each time it is read; and those that it writes to learn from."
 )
 
 
@@ -56,10 +57,10 @@ class CountingScorer:
 
 @dataclass
 class Steps:
-    """The steps that an entrant would make without a budget, and their trained tokens."""
+    """The steps that an entrant would make without a budget, and their tokens."""
 
     tokens: list[int]
-    """Cumulative trained tokens after each step."""
+    """Cumulative tokens after each step, trained and written."""
     records: int
     batch_size: float
     """Records in a step."""
@@ -134,17 +135,19 @@ class Planner:
         records = self.records
         count = steps_of(make_prompts(core, self.data, records), core)
         prompt_length = sum(_prompt_tokens(record) for record in records) / len(records)
-        each = prompt_length + self._answer_length(core)
+        length = self._answer_length(core)
         answers = min(core.batch_size, len(records) * core.answers_per_prompt)
-        tokens = [round(step * answers * each) for step in range(1, count + 1)]
-        return Steps(tokens, len(records), answers / core.answers_per_prompt / core.rollout_epochs, self.note)
+        written = answers / core.rollout_epochs
+        each = answers * (prompt_length + length) + written * length
+        tokens = [round(step * each) for step in range(1, count + 1)]
+        return Steps(tokens, len(records), written / core.answers_per_prompt, self.note)
 
     def _answer_length(self, core: TrainConfig) -> float:
         if self._length is None:
             self._length = self.written(core, self.records) if self.written else float(core.max_new_tokens)
             self.note = (
-                f"its tokens are an estimate, with {self._length:.1f} tokens per answer; the table has the tokens that "
-                "it was trained on"
+                f"its tokens are an estimate, with {self._length:.1f} tokens per answer; the table has those that it "
+                "was trained on and wrote"
             )
         return self._length
 

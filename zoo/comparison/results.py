@@ -26,6 +26,7 @@ from zoo.statistics import holm, mean_and_spread
 SPREAD = "mean ± sample standard deviation over seeds"
 COSTS = {
     "trained_tokens": "Tokens that the policy was trained on.",
+    "generated_tokens": "Tokens of the answers that it wrote to learn from.",
     "cpu_seconds": "CPU seconds in the optimizer steps, over all threads of the process; on a GPU see seconds.",
     "seconds": "Wall-clock seconds in the optimizer steps.",
 }

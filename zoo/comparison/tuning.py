@@ -142,7 +142,7 @@ def chosen(results: Mapping[str, Any], tried: Sequence[Setting], measure: str) -
         row = {
             "options": dict(setting.options),
             "score": measured["measures"].get(measure, {}).get("mean") if measured else None,
-            "trained_tokens": sum(measured["measures"]["trained_tokens"]["values"]) if measured else 0,
+            "tokens": _spent(measured["measures"]) if measured else 0,
         }
         entrants.setdefault(setting.entrant.label, {"settings": []})["settings"].append(row)
     for label, one in entrants.items():
@@ -150,8 +150,13 @@ def chosen(results: Mapping[str, Any], tried: Sequence[Setting], measure: str) -
         if not finished:
             raise ZooError(f"No setting of {label} finished, so none can be chosen.", "The messages above say why.")
         one["best"] = max(finished, key=lambda row: row["score"])["options"]
-        one["trained_tokens"] = sum(row["trained_tokens"] for row in one["settings"])
+        one["tokens"] = sum(row["tokens"] for row in one["settings"])
     return {"by": measure, "cases": results["runs"][0]["intervals"][measure][2], "entrants": entrants}
+
+
+def _spent(measures: Mapping[str, Any]) -> float:
+    """Tokens that the runs of a setting were trained on and wrote."""
+    return sum(sum(measures[name]["values"]) for name in ("trained_tokens", "generated_tokens") if name in measures)
 
 
 def told(tuning: Mapping[str, Any]) -> list[str]:
@@ -164,7 +169,7 @@ def told(tuning: Mapping[str, Any]) -> list[str]:
     for label, one in tuning["entrants"].items():
         best = ", ".join(f"{name} {value}" for name, value in one["best"].items()) or "its defaults"
         count = f"{counts[label]} setting{'s' if counts[label] > 1 else ''}"
-        lines.append(f"  {label}: {count}, {one['trained_tokens']:,.0f} trained tokens, best {best}")
+        lines.append(f"  {label}: {count}, {one['tokens']:,.0f} tokens, best {best}")
     if len(set(counts.values())) > 1:
         lines.append("The effort was not equal: who got more settings has an advantage.")
     return lines

@@ -1,7 +1,8 @@
 """Best-of-n: the gold reward of the answer with the highest proxy reward, for many n from one pool of answers.
 
 The proxy reward must rise with n; the gold reward shows whether the answers really improve (arXiv:2210.10760). Any
-reward may be the proxy, also an ensemble: `min(runs/a, runs/b)`, `mean(…) - 0.5*var(…)` (arXiv:2310.02743).
+reward may be the proxy, also an ensemble: `min(runs/a, runs/b)`, `mean(…) - 0.5*var(…)` (arXiv:2310.02743). Then the
+details have the gold reward if each of its rewards chose by itself, on average.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ def best_of_n(
     proxy, truth = (reward_for(subject, text, data, max_new_tokens) for text in (reward, gold))
     try:
         drawn = draw(subject, records, pool, sampling, seed)
-        pairs = [drawn.rewards(scorer)[0] for scorer in (proxy, truth)]
+        chosen_by, golds = drawn.scored(proxy), drawn.rewards(truth)[0]
     finally:
         proxy.close()
         truth.close()
-    pools = [_scored_by_both(proxies, golds) for proxies, golds in zip(*pairs, strict=True)]
+    pools = _pools(drawn.by_prompt(chosen_by.values), golds)
+    apart = [chosen_by.parts[mention.label] for mention in proxy.functions]
     usable = [scores for scores in pools if len(scores[0]) >= sizes[-1]]
     if not usable:
         raise ZooError(
@@ -45,7 +47,9 @@ def best_of_n(
     curve = [_point(size, usable) for size in sizes]
     values = [best_of(*scores, sizes[-1]) if len(scores[0]) >= sizes[-1] else None for scores in pools]
     missing = sum(pool - len(proxies) for proxies, _ in pools)
-    details = {**_flat(curve), **_shape(curve), "curve": curve, "pool": pool, "missing": missing,
+    members = [_pools(drawn.by_prompt(values), golds) for values in apart]
+    alone = _alone(members, sizes) if len(members) > 1 else {}
+    details = {**_flat(curve), **_shape(curve), **alone, "curve": curve, "pool": pool, "missing": missing,
                "left_out": len(pools) - len(usable)}  # fmt: skip
     return mean_score("best_of_n", values, within_0_and_1([g for _, golds in usable for g in golds]), details=details)
 
@@ -61,6 +65,23 @@ def _sizes(n: str, pool: int) -> list[int]:
             'Give whole numbers separated by blanks, none above pool: n="1 4 16", pool=256.',
         )
     return sizes
+
+
+def _pools(proxies: list[list[float | None]], golds: list[list[float | None]]) -> list[Pool]:
+    return [_scored_by_both(*of_prompt) for of_prompt in zip(proxies, golds, strict=True)]
+
+
+def _alone(members: list[list[Pool]], sizes: list[int]) -> dict[str, float]:
+    """The gold reward if each reward of the expression chose by itself, and how far it falls; means over them."""
+    curves = []
+    for pools in members:
+        usable = [scores for scores in pools if len(scores[0]) >= sizes[-1]]
+        if usable:
+            curves.append([_point(size, usable) for size in sizes])
+    if not curves:
+        return {}
+    means = {f"alone_{n}": sum(curve[k]["gold"] for curve in curves) / len(curves) for k, n in enumerate(sizes)}
+    return {**means, "alone_drop": sum(_shape(curve)["drop"] for curve in curves) / len(curves)}
 
 
 def _scored_by_both(proxies: list[float | None], golds: list[float | None]) -> Pool:

@@ -10,7 +10,7 @@ import torch
 
 from zoo.evals import Subject
 from zoo.evals.answers import generate
-from zoo.rewards.reward import Reward
+from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.engine import Sampling
 from zoo.values.types import Answer
 
@@ -25,13 +25,20 @@ class Drawn:
 
     def rewards(self, reward: Reward) -> tuple[list[list[float | None]], dict[str, int]]:
         """For each prompt the rewards of its answers, None if missing; and the reasons, with counts."""
+        scored = self.scored(reward)
+        return self.by_prompt(scored.values), scored.failures
+
+    def scored(self, reward: Reward) -> Scored:
+        """All answers, one prompt after the other."""
         flat = [answer for answers in self.answers for answer in answers]
         each = [record for record, texts in zip(self.records, self.texts, strict=True) for _ in texts]
         tokens = [len(answer.completion) for answer in flat]
         texts = [text for answers_of_prompt in self.texts for text in answers_of_prompt]
-        scored = reward.detailed(texts, each, [answer.ended for answer in flat], tokens)
-        values = iter(scored.values)
-        return [[next(values) for _ in texts] for texts in self.texts], scored.failures
+        return reward.detailed(texts, each, [answer.ended for answer in flat], tokens)
+
+    def by_prompt(self, values: Sequence[float | None]) -> list[list[float | None]]:
+        left = iter(values)
+        return [[next(left) for _ in texts] for texts in self.texts]
 
     @property
     def mean_tokens(self) -> float:

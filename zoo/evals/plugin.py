@@ -77,8 +77,8 @@ def _of_own_answers() -> dict[str, Any]:
         ),
         "best_of_n": Eval(
             "Gold reward of the best of n answers by another reward, for several n.", best_of_n,
-            details=("gold_*", "proxy_*", "kl_*", "peak", "peak_n", "drop", "alpha", "beta", "pool", "missing",
-                     "left_out"),
+            details=("gold_*", "proxy_*", "kl_*", "alone_*", "peak", "peak_n", "drop", "alpha", "beta", "pool",
+                     "missing", "left_out"),
             by_default=False,
         ),
         "win_rate": Eval(

@@ -63,6 +63,8 @@ class Timing:
             facts["seconds" if part == TRAINING else f"{part}_seconds"] = value
             if self.tokens[part] and value:
                 facts[f"{part}_tokens_per_second"] = self.tokens[part] / value
+        if self.tokens.get(GENERATION):
+            facts["generated_tokens"] = self.tokens[GENERATION]
         return facts
 
     def state(self) -> dict[str, Any]:
