@@ -78,7 +78,7 @@ def spoilt(rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
 
 def ends(seed: int, folder: Path) -> dict[str, tuple[float, float]]:
     """For each of KINDS the loss of the bad step, and the held-out loss at the end."""
-    rows = rows_of("train", "demonstration", STEPS * BATCH)
+    rows = list(rows_of("train", "demonstration", STEPS * BATCH))
     files = {False: write(folder / "rows.jsonl", rows), True: write(folder / "spoilt.jsonl", spoilt(rows, seed))}
     heldout = write(folder / "heldout.jsonl", rows_of("heldout", "demonstration", 128))
     model, found = base(folder / "base"), {}

@@ -26,7 +26,7 @@ def evaluated(prompt):
 
 
 def test_sums_are_right_modulo_23_and_their_splits_part_all_529():
-    rows = {split: arithmetic.rows(split, "demonstration", 400) for split in ("train", "heldout")}
+    rows = {split: list(arithmetic.rows(split, "demonstration", 400)) for split in ("train", "heldout")}
     for row in itertools.chain(*rows.values()):
         a, b = (int(word) for word in row["prompt"].split() if word.isdigit())
         assert int(row["answer"]) == (a + b) % 23 and row["completion"] == row["answer"]
@@ -35,9 +35,9 @@ def test_sums_are_right_modulo_23_and_their_splits_part_all_529():
 
 
 def test_noise_is_the_share_of_wrong_results():
-    rows = arithmetic.rows("train", "demonstration", 4000, noise=0.45)
+    rows = list(arithmetic.rows("train", "demonstration", 4000, noise=0.45))
     assert sum(row["completion"] != row["answer"] for row in rows) / 4000 == pytest.approx(0.45, abs=0.03)
-    pairs = arithmetic.rows("train", "preference", 1000, noise=0.3)
+    pairs = list(arithmetic.rows("train", "preference", 1000, noise=0.3))
     assert sum(row["rejected"] == row["answer"] for row in pairs) / 1000 == pytest.approx(0.3, abs=0.05)
 
 
@@ -132,3 +132,13 @@ def test_a_verifier_that_knows_chooses_what_there_is_and_one_that_does_not_is_no
         assert score.value == pytest.approx(score.details[wanted], abs=0.04 if truth else 0.15)
     assert score.details["single"] < score.details["majority"] < score.details["possible"]
     assert (score.details["step_accuracy"] > 0.6) == bool(truth)
+
+
+def test_spoilt_rows_are_one_block_of_the_training_part_and_change_no_other_row():
+    clean, spoilt = (list(arithmetic.rows("train", "demonstration", 64, spoilt=count)) for count in (0, 16))
+    changed = [number for number, pair in enumerate(zip(clean, spoilt, strict=True)) if pair[0] != pair[1]]
+    assert changed == list(range(48, 64)) and {spoilt[number]["completion"] for number in changed} == {
+        arithmetic.RUBBISH
+    }
+    held = (list(arithmetic.rows("heldout", "demonstration", 64, spoilt=count)) for count in (0, 16))
+    assert next(held) == next(held)

@@ -9,7 +9,9 @@ verifier can correct this, as in DeepSeekMath.
 
 from __future__ import annotations
 
+import itertools
 import random
+from collections.abc import Iterator
 from typing import Any
 
 from zoo.bundled.laboratory.worlds import World
@@ -23,6 +25,7 @@ TEXTS = 8000
 SCORE = "accuracy(data=world:arithmetic, limit=132, max_new_tokens=3)"
 """An evaluation on every held-out sum, once each."""
 RUBBISH = " ".join("+ = + + =".split() * 3)
+KINDS = ("text", "demonstration", "preference", "feedback", "prompt")
 NOISE = 0.45
 """Share of wrong results in the base's texts."""
 
@@ -35,23 +38,31 @@ def sums(split: str) -> list[tuple[int, int]]:
     return [pair for pair in pairs if (pair in held) == (split != "train")]
 
 
-def rows(split: str, kind: str, rows: int = 512, noise: float = 0.0, spoilt: int = 0, seed: int = 0) -> list[Record]:
+def rows(
+    split: str, kind: str, rows: int = 512, noise: float = 0.0, spoilt: int = 0, seed: int = 0
+) -> Iterator[Record]:
     """Rows of a kind; every sum occurs once before any occurs twice. noise: share of wrong results or swapped labels;
     spoilt: demonstrations in a row, after three quarters of them, that are rubbish.
 
-    Raises ZooError for an unknown kind, and for a noise outside 0 to 1.
+    Each is drawn when it is read. Raises ZooError for an unknown kind, and for a noise outside 0 to 1.
     """
+    if kind not in KINDS:
+        raise ZooError(f"The world 'arithmetic' has no data of kind '{kind}'.", f"There are: {', '.join(KINDS)}.")
     if not 0 <= noise <= 1:
         raise ZooError(f"noise is {noise}, but a share is between 0 and 1.")
     draw = random.Random(f"arithmetic {seed} {split}")
-    pool = sums(split)
-    records: list[Record] = []
-    while len(records) < rows:
-        records += [_row(draw, kind, a, b, noise) for a, b in draw.sample(pool, len(pool))]
-    begin = 3 * rows // 4
-    for record in records[begin : begin + spoilt] if kind == "demonstration" and split == "train" else ():
-        record["completion"] = RUBBISH
-    return records[:rows]
+    drawn = itertools.islice(_drawn(draw, sums(split), kind, noise), rows)
+    if kind != "demonstration" or split != "train":
+        return drawn
+    bad = range(3 * rows // 4, 3 * rows // 4 + spoilt)
+    return ({**row, "completion": RUBBISH} if number in bad else row for number, row in enumerate(drawn))
+
+
+def _drawn(draw: random.Random, pool: list[tuple[int, int]], kind: str, noise: float) -> Iterator[Record]:
+    """An endless stream of rows."""
+    while True:
+        for a, b in draw.sample(pool, len(pool)):
+            yield _row(draw, kind, a, b, noise)
 
 
 def texts(seed: int) -> list[str]:
@@ -73,9 +84,7 @@ def _row(draw: random.Random, kind: str, a: int, b: int, noise: float) -> Record
     if kind == "feedback":
         good = draw.random() < 0.5
         return {**row, "completion": right if good else wrong, "label": good != swapped}
-    if kind == "prompt":
-        return row
-    raise ZooError(f"The world 'arithmetic' has no data of kind '{kind}'.")
+    return row
 
 
 def defaults(algorithm: type[Algorithm]) -> dict[str, Any]:
