@@ -11,6 +11,7 @@ from zoo.bundled.laboratory.plugin import sources
 from zoo.bundled.laboratory.words import make_tokenizer
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.load import load
+from zoo.data.loader import Order
 from zoo.data.sources.reading import Reading
 from zoo.evals import Subject
 from zoo.rewards.checkers import exact, numeric
@@ -134,11 +135,10 @@ def test_a_verifier_that_knows_chooses_what_there_is_and_one_that_does_not_is_no
     assert (score.details["step_accuracy"] > 0.6) == bool(truth)
 
 
-def test_spoilt_rows_are_one_block_of_the_training_part_and_change_no_other_row():
+def test_a_run_with_their_seed_reads_spoilt_rows_in_a_row_and_no_other_row_changes():
     clean, spoilt = (list(arithmetic.rows("train", "demonstration", 64, spoilt=count)) for count in (0, 16))
     changed = [number for number, pair in enumerate(zip(clean, spoilt, strict=True)) if pair[0] != pair[1]]
-    assert changed == list(range(48, 64)) and {spoilt[number]["completion"] for number in changed} == {
-        arithmetic.RUBBISH
-    }
+    assert changed == sorted(Order(64, 0, True).at(place) for place in range(48, 64))
+    assert {spoilt[number]["completion"] for number in changed} == {arithmetic.RUBBISH}
     held = (list(arithmetic.rows("heldout", "demonstration", 64, spoilt=count)) for count in (0, 16))
     assert next(held) == next(held)

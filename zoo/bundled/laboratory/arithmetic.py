@@ -16,6 +16,7 @@ from typing import Any
 
 from zoo.bundled.laboratory.worlds import World
 from zoo.contract.algorithm import Algorithm
+from zoo.data.loader import Order
 from zoo.errors import ZooError
 
 Record = dict[str, Any]
@@ -42,7 +43,7 @@ def rows(
     split: str, kind: str, rows: int = 512, noise: float = 0.0, spoilt: int = 0, seed: int = 0
 ) -> Iterator[Record]:
     """Rows of a kind; every sum occurs once before any occurs twice. noise: share of wrong results or swapped labels;
-    spoilt: demonstrations in a row, after three quarters of them, that are rubbish.
+    spoilt: demonstrations that are rubbish, which a run with the same seed reads in a row after three quarters of all.
 
     Each is drawn when it is read. Raises ZooError for an unknown kind, and for a noise outside 0 to 1.
     """
@@ -54,7 +55,8 @@ def rows(
     drawn = itertools.islice(_drawn(draw, sums(split), kind, noise), rows)
     if kind != "demonstration" or split != "train":
         return drawn
-    bad = range(3 * rows // 4, 3 * rows // 4 + spoilt)
+    order = Order(rows, seed, True)
+    bad = {order.at(place) for place in range(3 * rows // 4, min(rows, 3 * rows // 4 + spoilt))}
     return ({**row, "completion": RUBBISH} if number in bad else row for number, row in enumerate(drawn))
 
 
