@@ -39,7 +39,7 @@ class StandIn(ThreadingHTTPServer):
     def __init__(self, model, logprobs_mode="processed_logprobs"):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.model, self.tokenizer, self.logprobs_mode = model, TOKENIZER, logprobs_mode
-        self.dev_mode, self.busy, self.delay = True, 0, 0.0
+        self.dev_mode, self.busy, self.delay, self.stopping = True, 0, 0.0, False
         self.asked: dict[str, list] = {}
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -88,12 +88,13 @@ class StandIn(ThreadingHTTPServer):
             )
             generator = torch.Generator().manual_seed(body["seed"])
             answers = engine.generate([torch.tensor(body["prompt"])], body["n"], sampling, generator)
+        reason = "abort" if self.stopping else "stop"
         choices = [
             {
                 "index": index,
                 "token_ids": answer.completion.tolist(),
                 "logprobs": {"token_logprobs": answer.behaviour.tolist()},
-                "finish_reason": "stop" if answer.ended else "length",
+                "finish_reason": reason if answer.ended else "length",
             }
             for index, answer in enumerate(answers)
         ]
@@ -297,6 +298,14 @@ def test_a_request_that_takes_too_long_is_not_repeated(server, prompts):
     with pytest.raises(TrainingStopped, match=r"more than 0.2 s over POST /v1/completions"):
         engine.generate(prompts[:1], 1, Sampling(2), seeded())
     assert len(server.asked["/v1/completions"]) == 1
+
+
+def test_an_answer_that_a_stopped_server_broke_off_is_not_taken_for_a_whole_one(server, prompts):
+    engine = connect(server)
+    server.stopping = True
+    with pytest.raises(TrainingStopped, match=r"broke off an answer \(abort\)") as stopped:
+        engine.generate(prompts, 20, Sampling(30), seeded(1))
+    assert "zoo resume" in stopped.value.hint
 
 
 def test_a_server_without_dev_mode_is_refused_before_anything_runs(server):

@@ -172,7 +172,12 @@ class VLLMEngine:
             )
         if self.vocabulary is not None and max(ids, default=0) >= self.vocabulary:
             raise self._other_model(f"it sampled token {max(ids)}, but the trained model has {self.vocabulary}")
-        cut = choice["finish_reason"] == "length"
+        if (reason := choice["finish_reason"]) not in ("stop", "length"):
+            raise TrainingStopped(
+                f"The vLLM server at {self.server.url} broke off an answer ({reason}): it was stopped or paused.",
+                "Start it again. Then `zoo resume` continues from here.",
+            )
+        cut = reason == "length"
         return Answer.of(prompt.tolist(), ids, ended=not cut, cut=cut, behaviour=torch.tensor(logps).float())
 
     # -- weights -------------------------------------------------------------------------------------------------
