@@ -9,13 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from test_episodes import SOURCE, assert_consistent
 from tiny_runs import demonstrations, trainer, write_rows
 from transformers import AutoModelForCausalLM
 
+from zoo.data.encoding.template import ChatTemplate
+from zoo.environments.named import make_pool
 from zoo.errors import PluginError, TrainingStopped, ZooError
 from zoo.http import Server, ServerError
 from zoo.rollout.correction import importance_weights
 from zoo.rollout.engine import EngineSetup, InProcessEngine, Sampling, make_engine
+from zoo.rollout.episodes import Player
 from zoo.rollout.plugin import engines
 from zoo.rollout.vllm import VLLMEngine
 from zoo.rollout.weights import fingerprint
@@ -162,6 +166,23 @@ def test_answers_are_adjacent_in_prompt_order_with_the_log_probs_they_were_drawn
     for answer in answers:
         assert answer.behaviour.dtype == torch.float32
         torch.testing.assert_close(answer.behaviour, recomputed(server.model, answer, 0.8), atol=1e-5, rtol=1e-5)
+
+
+def test_a_server_writes_the_turns_of_episodes_and_every_turn_reads_those_before(server, tmp_path):
+    (tmp_path / "mine.py").write_text(SOURCE)
+    template = ChatTemplate(TOKENIZER)
+    template.eos_ids |= {END, *range(60, 100)}
+    player = Player(make_pool(f"{tmp_path / 'mine.py'}:Counting()", {}, 20.0), template, 8)
+    engine = VLLMEngine(EngineSetup(tiny(), frozenset(template.eos_ids), END, TOKENIZER, None), url=server.url)
+    try:
+        answers = player.play(engine, [{"prompt": f"prompt {i}"} for i in range(3)], 2, Sampling(200), list(range(6)))
+    finally:
+        player.close()
+    assert len(answers) == 6 and all(len(answer.episode.messages) > 2 for answer in answers)
+    asked = [len(body["prompt"]) for body in server.asked["/v1/completions"]]
+    assert len(asked) > 6 and max(asked) > 2 * min(asked), "a turn is asked for with all before it"
+    for answer in answers:
+        assert_consistent(answer, server.model, template)
 
 
 def test_the_run_says_what_ends_an_answer(server, prompts):
