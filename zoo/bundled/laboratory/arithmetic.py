@@ -16,7 +16,6 @@ from typing import Any
 
 from zoo.bundled.laboratory.worlds import World
 from zoo.contract.algorithm import Algorithm
-from zoo.data.loader import Order
 from zoo.errors import ZooError
 
 Record = dict[str, Any]
@@ -55,6 +54,8 @@ def rows(
     drawn = itertools.islice(_drawn(draw, sums(split), kind, noise), rows)
     if kind != "demonstration" or split != "train":
         return drawn
+    from zoo.data.loader import Order
+
     order = Order(rows, seed, True)
     bad = {order.at(place) for place in range(3 * rows // 4, min(rows, 3 * rows // 4 + spoilt))}
     return ({**row, "completion": RUBBISH} if number in bad else row for number, row in enumerate(drawn))
