@@ -46,7 +46,7 @@ def table_of(folder: Path) -> str:
         "own numbers. Experiments were designed on other seeds than those that they were judged on. How verdicts come "
         "about: docs/recipes.md.", "",
         f"Of {len(rows)} claims {_counted([verdict for verdict, _ in rows])}.", "",
-        "| claim | recipe | verdict | effect | interval | seeds | minutes of the recipe |",
+        "| claim | recipe | verdict | effect | interval | seeds | CPU minutes of the recipe |",
         "|---|---|---|---|---|---|---|",
         *(row for _, row in sorted(rows, key=lambda row: ORDER.index(row[0]))),
     ]  # fmt: skip
@@ -105,8 +105,13 @@ def _row(recipe: Recipe, variant: Variant, claim: Claim, kept: Kept | None) -> t
         return NOT_RUN, f"| {' | '.join([*first, NOT_RUN, '', '', '', ''])} |"
     verdict = STALE if kept.stale else found["verdict"]
     interval = f"{shown(found['low'])} to {shown(found['high'])}" if found["low"] is not None else "–"
-    cells = [*first, verdict, shown(found["mean"]), interval, str(len(found["seeds"])), f"{kept.results['minutes']:g}"]
+    cells = [*first, verdict, shown(found["mean"]), interval, str(len(found["seeds"])), _minutes(kept.results)]
     return verdict, f"| {' | '.join(cells)} |"
+
+
+def _minutes(results: Mapping[str, Any]) -> str:
+    """CPU minutes, which other work on the machine changes little; empty for results that lack them."""
+    return f"{results['cpu_minutes']:g}" if results.get("cpu_minutes") is not None else ""
 
 
 def _found(claim: Claim, results: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -154,9 +159,7 @@ def _details(kept: Kept) -> list[str]:
     if conditions:
         texts = {"Findings": conditions.findings, "Caveat": conditions.caveat}
         lines += [line for name, text in texts.items() if text for line in ("", f"{name}: {cell(text)}")]
-    made = (
-        f"`{results['command']}`, seeds {_listed(results['seeds'])}, {results['date']}, {results['minutes']:g} minutes"
-    )
+    made = f"`{results['command']}`, seeds {_listed(results['seeds'])}, {results['date']}, {_minutes(results) or '?'} CPU minutes"
     versions = f"zoo {results['versions']['zoo']}, torch {results['versions']['torch']}"
     picture = f" [Picture]({kept.picture})." if kept.picture else ""
     return [*lines, "", f"{made}, {versions}.{picture}"]
