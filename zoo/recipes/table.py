@@ -159,7 +159,8 @@ def _details(kept: Kept) -> list[str]:
     if conditions:
         texts = {"Findings": conditions.findings, "Caveat": conditions.caveat}
         lines += [line for name, text in texts.items() if text for line in ("", f"{name}: {cell(text)}")]
-    made = f"`{results['command']}`, seeds {_listed(results['seeds'])}, {results['date']}, {_minutes(results) or '?'} CPU minutes"
+    seeds, took = _listed(results["seeds"]), _minutes(results) or "?"
+    made = f"`{results['command']}`, seeds {seeds}, {results['date']}, {took} CPU minutes"
     versions = f"zoo {results['versions']['zoo']}, torch {results['versions']['torch']}"
     picture = f" [Picture]({kept.picture})." if kept.picture else ""
     return [*lines, "", f"{made}, {versions}.{picture}"]
