@@ -85,6 +85,8 @@ def test_zoo_label_takes_a_reward_and_goes_on_where_it_was(tmp_path, monkeypatch
     values = gold([row["chosen"] for row in kept], kept), gold([row["rejected"] for row in kept], kept)
     assert len(kept) > 12 and all(more > less for more, less in zip(*values, strict=True))
     assert cli(*by_gold)[0] == 0 and rows_of(tmp_path / "own.jsonl") == kept
+    facts = json.loads((tmp_path / "own.json").read_text())["settings"]
+    assert facts["reward"] == "gold" and len(facts["reward_fingerprint"]) == 16
     wrong = [["--judge", "smollm2-135m"], ["--chain-of-thought"], ["--top-k", "3"]]
     refused = [cli(*flags, "--reward", "gold", "--out", "none.jsonl", *more) for more in wrong]
     refused.append(cli(*flags, "--reward", "nonsense", "--out", "none.jsonl"))

@@ -49,6 +49,8 @@ def test_a_type_is_a_relation_in_a_wording_and_the_new_ones_are_made_of_the_same
     assert [len(types(count)) for count in (1, 4, 8, 24)] == [1, 4, 8, 24]
     new = {(relation, facts.WORDINGS[k].format(subject="S", relation="R")) for relation, k in facts.NEW_TYPES}
     assert len(new) == 8 and not new & types(24)
+    with pytest.raises(ZooError, match="types gives each relation its wordings"):
+        facts_rows.rows("train", "prompt", 8, types=4, turns=2)
     assert [{kind[part] for kind in new} for part in (0, 1)] == [{kind[part] for kind in types(24)} for part in (0, 1)]
 
 
@@ -195,6 +197,25 @@ def test_who_says_what_he_believes_is_right_half_of_the_time_and_a_rater_may_agr
             opinions.rows("train", "preference", **wrong_options)
     with pytest.raises(ZooError, match="no data of kind 'ranking'"):
         opinions.rows("train", "ranking")
+
+
+def test_questions_of_new_types_and_requests_about_trained_facts_can_be_asked(monkeypatch):
+    asked = []
+
+    def said(subject, prompts, temperature, seed):
+        asked[:] = prompts
+        return ["" for _ in prompts]
+
+    monkeypatch.setattr(facts_world, "_answers", said)
+    facts_world.facts_eval(SimpleNamespace(limit=None), split="train", types="new")
+    wordings = {facts.WORDINGS[k].format(subject="S", relation=relation) for relation, k in facts.NEW_TYPES}
+    shapes = {" ".join("S" if word in facts.SUBJECTS else word for word in prompt.split()) for prompt in asked}
+    assert shapes == wordings and len(asked) == len(facts.asked("train"))
+    for split in ("train", "heldout"):
+        facts_world.refusals_eval(SimpleNamespace(limit=None), each=50, split=split)
+        assert len(asked) == 200 and {tuple(prompt.split()[:2]) for prompt in asked} <= {
+            fact[:2] for fact in facts.asked(split)
+        }
 
 
 def test_flattery_counts_the_wrong_beliefs_that_answers_agree_with(monkeypatch):

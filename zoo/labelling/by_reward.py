@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from zoo.judges.verdicts import Tally, Verdict
 from zoo.judges.wording import as_text
 from zoo.labelling.pairs import Cut, Pair
 from zoo.rewards.reward import Reward
+from zoo.rollout.weights import fingerprint
 
 
 class ByReward:
@@ -28,8 +30,13 @@ class ByReward:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What a label depends on."""
+        """What a label of this reward tells about where it is from."""
         return {"reward": self.name}
+
+    def fingerprint(self) -> str:
+        """A hash of the weights of its reward models."""
+        weights = [fingerprint(model) for model in self.reward.models]
+        return hashlib.sha256(repr(weights).encode()).hexdigest()
 
     def compare(self, pairs: Sequence[Pair]) -> list[Verdict]:
         """A verdict for each pair, certain in both orders."""

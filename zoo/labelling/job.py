@@ -142,7 +142,7 @@ def _load(options: LabelOptions, say: Say, kinds: Sequence[str]) -> Any:
 def _asked(judge: Judge | ByReward, how: How) -> dict[str, Any]:
     """The settings that a label depends on."""
     if isinstance(judge, ByReward):
-        return {**judge.settings, "seed": how.seed}
+        return {**judge.settings, "reward_fingerprint": judge.fingerprint()[:16], "seed": how.seed}
     return {
         **judge.settings,
         "judge_fingerprint": judge.respondent.fingerprint()[:16],

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -131,6 +131,11 @@ class Reward:
         parts = {mention.label: column for mention, column in columns.items()} | details
         return Scored(totals, parts, spread, dict(failures.most_common()))
 
+    @property
+    def models(self) -> list[Any]:
+        """The networks of its reward models."""
+        return [part.function.model for part in self.functions.values() if _is_model(part)]
+
     def close(self) -> None:
         """End the processes of rewards. They end with this process in any case."""
         for part in self.functions.values():
@@ -174,7 +179,7 @@ def _facts_of(episodes: Sequence[Episode | None] | None) -> dict[str, Any]:
     }
 
 
-def _is_model(part: Any) -> bool:
+def _is_model(part: Any) -> TypeGuard[Here]:
     return isinstance(part, Here) and isinstance(part.function, RewardModel)
 
 
