@@ -4,6 +4,7 @@ import json
 import math
 import random
 import re
+import shutil
 
 import pytest
 from judge_server import Scripted, completion, longer_is_better, serving, tokens_of
@@ -240,6 +241,18 @@ def pairs_file(folder, count=24):
     return write_rows(
         folder / "pairs.jsonl", [{k: v for k, v in one.items() if k != "row"} for one in preferences(count)]
     )
+
+
+def test_a_reward_model_that_has_changed_continues_no_file(command, tmp_path):
+    train = trainer(tmp_path, "tiny")
+    pairs = pairs_file(tmp_path)
+    first, second = (train("rm", data=str(pairs), max_steps=1, lr=lr, name=f"rm-{lr}") for lr in (0.001, 0.002))
+    assert command(pairs, "--reward", first.path)[0] == 0
+    kept = (tmp_path / "labelled.jsonl").read_bytes()
+    for file in (second.path / "model").glob("*.safetensors"):
+        shutil.copy(file, first.path / "model" / file.name)
+    status, _, errors = command(pairs, "--reward", first.path)
+    assert status == 2 and "reward_fingerprint was" in errors and (tmp_path / "labelled.jsonl").read_bytes() == kept
 
 
 def test_labelled_pairs_train_a_reward_model_and_a_policy(command, tmp_path):

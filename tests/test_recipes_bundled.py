@@ -20,7 +20,7 @@ PROMISED = """
     ipo dpo kto simpo orpo zephyr-paper zephyr-handbook tulu3 instructgpt deepseekmath-grpo deepseek-r1-zero
     gao-overoptimization coste-ensembles math-shepherd lima alpaca flan vicuna openassistant lora safety-tuned
     constitutional-ai rlaif mid-training calibration diversity length-controlled-alpacaeval
-    on-policy-distillation
+    on-policy-distillation sycophancy verbosity hallucination model-soups continual-rm loss-spikes best-of-n
 """.split()
 SOURCED = (
     "lr beta tau gamma epochs max_steps batch_size schedule warmup max_length kl_coef rollout_epochs "
