@@ -207,7 +207,7 @@ def test_mistakes_are_told_with_what_to_type(place, arguments, message):
 
 def test_near_without_datasketch_says_what_to_install(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "datasketch", None)
-    assert "pip install 'post-training-zoo[curation]'" in bad("dedup", "rows.jsonl", "--near", "0.8")
+    assert "datasketch>=1.6" in bad("dedup", "rows.jsonl", "--near", "0.8")
     good("dedup", "rows.jsonl")
 
 

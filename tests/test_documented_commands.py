@@ -305,8 +305,8 @@ NOT_RUN = {
 """Commands of zoo that are only held to the command line, and why."""
 OUTSIDE = {
     r"make ": "installs and tests this checkout; continuous integration does",
-    r"pip install (-e )?\.( -c \S+)?$": "test_tutorial.py and test_third_party.py install packages",
-    r"pip install .*(post-training-zoo|tensorboard|alpaca-eval)": "needs a network",
+    r"pip install (-e )?\.(\[[\w-]+\])?( -c \S+)?$": "test_tutorial.py and test_third_party.py install packages",
+    r"pip install .*(tensorboard|alpaca-eval)": "needs a network",
     r"python -m pytest tests/": "a test of this checkout",
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
     r"python benchmarks/": "takes an hour, and another environment with a program to compare with",
@@ -334,8 +334,8 @@ SLOW = {
 }
 """Commands that are run, but take long."""
 REFUSED = {
-    r"--near": ("datasketch", "pip install 'post-training-zoo[curation]'"),
-    r"reasoning-gym": ("reasoning_gym", 'pip install "post-training-zoo[reasoning]"'),
+    r"--near": ("datasketch", 'pip install "datasketch>=1.6"'),
+    r"reasoning-gym": ("reasoning_gym", 'pip install "reasoning-gym>=0.1.20"'),
     r"lc_alpacaeval": ("alpaca_eval", "pip install --no-deps alpaca-eval"),
     r"owner/name": ("a network", "cannot be reached and is not in the local cache"),
     r"vllm\(": ("a server", "No server answers at http://127.0.0.1:8000"),

@@ -52,7 +52,7 @@ def test_a_package_that_is_missing_is_named_with_what_to_type(name, option, monk
     with pytest.raises(ZooError) as told:
         bundled.environments()[name](**option)
     assert f"the package {name}, which is not installed" in str(told.value)
-    assert f'pip install "post-training-zoo[{name}]"' in str(told.value.hint)
+    assert f'pip install "{name}' in str(told.value.hint)
 
 
 def test_options_for_the_library_are_read_as_yaml_reads_them():

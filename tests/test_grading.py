@@ -75,7 +75,7 @@ def test_an_expression_names_maths_and_how_to_install_it_where_it_is_not(install
     for answer, reference, who in ((r"\boxed{2\sqrt{3}}", "3", "answer"), ("3", r"2\sqrt{3}", "reference answer")):
         (reason,) = numeric([answer], [{"answer": reference}])
         assert reason.startswith(f"the {who} is an expression; the reward maths reads these")
-        assert ('pip install "post-training-zoo[maths]"' in reason) == (not installed)
+        assert ('pip install "math-verify>=0.8"' in reason) == (not installed)
 
 
 def test_an_answer_that_may_equal_an_unread_reference_is_not_wrong():

@@ -140,8 +140,8 @@ def test_maths_knows_what_is_equal():
 @pytest.mark.parametrize(
     ("text", "module", "line"),
     [
-        ("maths", "math_verify", 'pip install "post-training-zoo[maths]"'),
-        ("reasoning_gym", "reasoning_gym", 'pip install "post-training-zoo[reasoning]"'),
+        ("maths", "math_verify", 'pip install "math-verify>=0.8"'),
+        ("reasoning_gym", "reasoning_gym", 'pip install "reasoning-gym>=0.1.20"'),
     ],
 )
 def test_a_package_that_is_not_there_is_an_error_with_the_line_to_type(text, module, line, monkeypatch):

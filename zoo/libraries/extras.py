@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 
 from zoo.errors import ZooError
+from zoo.libraries import releases
 
 
 def needs(module: str, extra: str, name: str) -> None:
@@ -21,5 +22,6 @@ def is_missing(module: str) -> bool:
 
 
 def installed_by(module: str, extra: str) -> str:
-    """What to type to get the package of an extra."""
-    return f'pip install "post-training-zoo[{extra}]", or: pip install {module.replace("_", "-")}'
+    """What to type to get the package of an extra, in the versions that zoo's requirements allow."""
+    packages = releases.of_extra(extra) or (module.replace("_", "-"),)
+    return "pip install " + " ".join(f'"{package}"' for package in packages)

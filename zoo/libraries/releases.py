@@ -36,6 +36,19 @@ def allowed(library: str) -> str:
 
 
 @cache
+def of_extra(extra: str) -> tuple[str, ...]:
+    """What an extra installs: `("math-verify>=0.8",)`; empty if zoo is not installed with this extra as a package."""
+    try:
+        required = metadata.requires(PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        return ()
+    parts = [line.partition(";") for line in required]
+    return tuple(
+        name.strip() for name, _, marker in parts if re.search(rf"extra == ['\"]{re.escape(extra)}['\"]", marker)
+    )
+
+
+@cache
 def tested(library: str) -> str:
     """The version in the lock, with which zoo's whole test suite passed."""
     for line in lock().splitlines():

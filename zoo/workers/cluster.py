@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.libraries.extras import installed_by
 from zoo.workers.local import LocalProcess
 from zoo.workers.tasks import POLL, Task
 
-INSTALL = "Install it on every machine: pip install 'post-training-zoo[ray]'"
 START = "Start it with: ray start --head, and on the other machines: ray start --address HEAD:6379"
 
 
@@ -50,7 +50,10 @@ class ClusterWorkers:
         try:
             ray: Any = import_module("ray")
         except ImportError:
-            raise ZooError("--workers ray needs Ray, which is not installed.", INSTALL) from None
+            raise ZooError(
+                "--workers ray needs Ray, which is not installed.",
+                f"Install it on every machine: {installed_by('ray', 'ray')}",
+            ) from None
         self.ray = ray
         # A machine that is lost makes Ray print its whole state.
         logging.getLogger("ray").setLevel(logging.CRITICAL)

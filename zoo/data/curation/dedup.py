@@ -20,6 +20,7 @@ from zoo.data.curation.rows import content_of, fields_of, verdict_of
 from zoo.data.curation.words import Grams, jaccard, tokens
 from zoo.data.kinds import Record
 from zoo.errors import ZooError
+from zoo.libraries.extras import installed_by
 
 PERMUTATIONS = 128
 FOUND = 0.95
@@ -91,7 +92,7 @@ class Near:
         except ImportError:
             raise ZooError(
                 "Near duplicates are found with the package datasketch, which is not installed.",
-                "Install it: pip install 'post-training-zoo[curation]'. Exact duplicates are found without it.",
+                f"{installed_by('datasketch', 'curation')}. Exact duplicates are found without it.",
             ) from None
         self.kind, self.part, self.threshold, self.length = kind, part, threshold, length
         bands, rows = bands_for(threshold)
