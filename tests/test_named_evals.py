@@ -359,7 +359,7 @@ def test_what_is_not_installed_is_told_with_what_to_type(subject, monkeypatch):
     assert "pip install --no-deps alpaca-eval" in error.value.hint
     with pytest.raises(ZooError) as error:
         found["lm_eval"].run(subject, task="arc_easy")
-    assert "pip install 'lm-eval[hf]'" in error.value.hint
+    assert 'pip install "lm-eval[hf]>=' in error.value.hint
 
 
 def test_a_task_of_lm_eval_gives_the_metric_with_its_standard_error(tmp_path):
@@ -379,6 +379,64 @@ def test_a_task_of_lm_eval_gives_the_metric_with_its_standard_error(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("# a task\ntask: mine  # its name\ndoc_to_text: !function utils.text\n")
     assert _name_in(file) == "mine"
+    file.write_text("group: ours\ntask:\n  - mine\n  - yours\n")
+    assert _name_in(file) == "ours"
+
+
+@pytest.fixture
+def harness(tmp_path, monkeypatch):
+    """A folder of tasks in the place of lm-eval's."""
+    import importlib.util
+
+    files = {"arc/easy.yaml": "task: arc_easy\nfewshot: 0\n", "mmlu/_mmlu.yaml": "group: mmlu\ntask: [a, b]\n"}
+    for name, text in files.items():
+        (tmp_path / "tasks" / name).parent.mkdir(parents=True)
+        (tmp_path / "tasks" / name).write_text(text)
+    found = importlib.util.find_spec
+    spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: spec if name == "lm_eval" else found(name))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("mmlu", """No evaluation is called 'mmlu', but lm-eval has such a task. Write "lm_eval(task=mmlu)"."""),
+        ("arc_easy(limit=9)", 'lm-eval has such a task. Write "lm_eval(task=arc_easy, limit=9)"'),
+        ("arc_esy", "Did you mean 'lm_eval(task=arc_easy)'?"),
+        ("instrutcions", "Did you mean 'instructions'?"),
+    ],
+)
+def test_the_name_of_a_task_of_lm_eval_leads_to_it(text, says, harness):
+    with pytest.raises(ZooError) as error:
+        choose([text], contributions(manager(), "evals"))
+    assert says in f"{error.value.message} {error.value.hint}"
+
+
+def test_a_task_of_lm_eval_leads_to_how_to_install_it(monkeypatch):
+    monkeypatch.setattr("zoo.evals.chosen.is_missing", lambda module: True)
+    status, _, err = cli("eval", "--eval", "gsm8k(fewshot=8)")
+    told = " ".join(err.split())
+    assert status == 2 and "No evaluation is called 'gsm8k'" in told
+    assert 'pip install "lm-eval[hf]>=0.4.9", then write "lm_eval(task=gsm8k, fewshot=8)"' in told
+
+
+@pytest.mark.long
+def test_a_group_of_tasks_of_lm_eval_counts_the_questions_of_all(subject, tmp_path, monkeypatch):
+    pytest.importorskip("lm_eval")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    rows = write_rows(tmp_path / "rows.jsonl", [{"q": f"say {letter}", "a": ["a", "b"], "g": 0} for letter in "abc"])
+    task = (
+        f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {rows}}}}}\ntest_split: test\n"
+        'output_type: multiple_choice\ndoc_to_text: "{{q}}"\ndoc_to_choice: "{{a}}"\ndoc_to_target: "{{g}}"\n'
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(f"task: {name}\n{task}")
+    both = tmp_path / "both.yaml"
+    both.write_text("group: both\ntask: [one, two]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n")
+    alone = contributions(manager(), "evals")["lm_eval"].run(subject, task=str(tmp_path / "one.yaml"))
+    score = contributions(manager(), "evals")["lm_eval"].run(subject, task=str(both))
+    assert (alone.n, score.n) == (3, 6) and score.value == alone.value
 
 
 def test_a_task_that_would_run_programs_of_the_model_unguarded_is_refused():

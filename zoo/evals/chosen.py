@@ -7,11 +7,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from zoo.errors import ZooError, nearest
+from zoo.errors import ZooError, nearest, nearest_names
 from zoo.evals import Eval, Score
-from zoo.options.spelling import bind, parse
+from zoo.evals.tasks import LM_EVAL, task_names
+from zoo.libraries.extras import installed_by, is_missing
+from zoo.options.spelling import bind, parse, spell
 
 EXAMPLE = "pass_at_k(k=8, data=questions.jsonl, reward=numeric)"
+HARNESS = "lm_eval"
+"""The evaluation that runs tasks of the library lm-eval."""
 MODELS = {"lm": "a language model", "scalar": "a reward model"}
 
 
@@ -48,10 +52,7 @@ def by_default(available: Mapping[str, Eval], head: str) -> list[Chosen]:
 def _chosen(text: str, available: Mapping[str, Eval], head: str | None) -> Chosen:
     name, arguments = parse(text, "evaluation", EXAMPLE)
     if name not in available:
-        raise ZooError(
-            f"No evaluation is called '{name}'.{nearest(name, available)}",
-            f"There are: {', '.join(available)}. `zoo eval --list` describes each.",
-        )
+        raise _unknown(name, arguments, available)
     evaluation = available[name]
     if head is not None and evaluation.head not in (head, "none"):
         fitting = [key for key, option in available.items() if option.head == head]
@@ -68,6 +69,24 @@ def _chosen(text: str, available: Mapping[str, Eval], head: str | None) -> Chose
             f"Write for example {name}({missing[0].name}=…). `zoo eval --list` describes each option.",
         )
     return Chosen(text, evaluation, options)
+
+
+def _unknown(name: str, options: Mapping[str, str], available: Mapping[str, Eval]) -> ZooError:
+    """The error for a name that is none of zoo's evaluations, but perhaps a task of lm-eval."""
+    what, near = f"No evaluation is called '{name}'", nearest(name, available)
+    hint = f"There are: {', '.join(available)}. `zoo eval --list` describes each."
+    if HARNESS not in available:
+        return ZooError(f"{what}.{near}", hint)
+    spelled = spell(HARNESS, {"task": name, **options})
+    if is_missing(LM_EVAL[0]):
+        install = f'If it is a task of lm-eval: {installed_by(*LM_EVAL)}, then write "{spelled}".'
+        return ZooError(f"{what}.{near}", f"{hint} {install}" if near else f"{install} {hint}")
+    tasks = task_names()
+    if name in tasks:
+        return ZooError(f"{what}, but lm-eval has such a task.", f'Write "{spelled}".')
+    if not near and (names := nearest_names(name, tasks, 1)):
+        near = f" Did you mean '{spell(HARNESS, {'task': names[0], **options})}'?"
+    return ZooError(f"{what}.{near}", f"{hint} For a task of lm-eval: {HARNESS}(task=…).")
 
 
 def options_of(evaluation: Eval) -> list[inspect.Parameter]:

@@ -7,7 +7,6 @@ with its data needs no network.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -19,6 +18,8 @@ import torch
 
 from zoo.errors import ZooError, nearest
 from zoo.evals import Score, Subject
+from zoo.evals.tasks import LM_EVAL, NAMED
+from zoo.libraries.extras import needs
 from zoo.models.precision import autocast
 from zoo.paths import typed_path
 
@@ -31,15 +32,12 @@ def lm_eval(
     subject: Subject, task: str, metric: str = "", fewshot: int | None = None, limit: int | None = None,
     chat: bool = False, batch: int = 8,
 ) -> Score:  # fmt: skip
-    """One task of lm-eval, by name or as a .yaml file of a task.
+    """One task of lm-eval, or a group such as mmlu, by name or as a .yaml file.
 
     metric: one of its numbers, as lm-eval calls it (`acc`, or `exact_match,strict-match` with the filter); fewshot:
     examples before each question; chat: use the model's chat template; batch: questions per batch.
     """
-    if importlib.util.find_spec("lm_eval") is None:
-        raise ZooError(
-            "The evaluation lm_eval needs a package that is not installed.", "Type: pip install 'lm-eval[hf]'"
-        )
+    needs(*LM_EVAL, "lm_eval")
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
@@ -93,12 +91,10 @@ def _own_randomness() -> Iterator[None]:
 
 
 def _name_in(file: Path) -> str:
-    """The name in the line `task: name` of a task file; the other lines may hold tags that only lm-eval can read."""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        key, colon, value = line.partition(":")
-        if colon and key.strip() == "task":
-            return value.split("#")[0].strip().strip("\"'")
-    raise ZooError(f"{file} names no task.", "A task file has a line 'task: name'.")
+    """The name of a file's task or group; the other lines may hold tags that only lm-eval can read."""
+    if found := NAMED.search(file.read_text(encoding="utf-8")):
+        return found[1]
+    raise ZooError(f"{file} names no task.", "A task file has a line 'task: name' or 'group: name'.")
 
 
 def _score(task: str, results: Mapping[str, Any], metric: str) -> Score:
@@ -112,7 +108,8 @@ def _score(task: str, results: Mapping[str, Any], metric: str) -> Score:
     plain, _, kind = key.partition(",")
     error = row.get(f"{plain}_stderr,{kind}")
     half = Z * float(error) if isinstance(error, int | float) else 0.0
-    count = results.get("n-samples", {}).get(task, {}).get("effective", 0)
+    # One for each task of a group.
+    count = sum(counts["effective"] for counts in results.get("n-samples", {}).values())
     worse = any(word in plain for word in LOWER_IS_BETTER)
     details = {name.removesuffix(",none"): value for name, value in numbers.items()}
     return Score("lm_eval", numbers[key], int(count), numbers[key] - half, numbers[key] + half, not worse, details)
