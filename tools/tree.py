@@ -62,6 +62,7 @@ ROOMS = {
     "report": "pages, sections and plots",
     "comparison": "`zoo compare`",
     "recipes": "`zoo reproduce`: a paper's claims and their verdicts",
+    "board": "`zoo board`",
     "bundled": "data that comes with zoo: starter set, harmless set, laboratory",
     "testing": "`zoo check`: the conformance suite, stand-ins, tiny models; runs that are killed (chaos)",
     "scaffold": "`zoo new-plugin`",

@@ -63,6 +63,7 @@ COMMANDS = {
     "eval": ("evaluate", ""),
     "chat": ("models", 'zoo chat last --vs smollm2-135m    zoo chat last --prompt "Name three fruits."'),
     "runs": ("listings", "zoo runs    zoo runs last    zoo runs --json"),
+    "board": ("board", "zoo board    zoo board --port 0    zoo board --out other-runs"),
     "compare": ("compare", ""),
     "recipes": ("recipes", ""),
     "reproduce": ("reproduce", ""),

@@ -92,15 +92,22 @@ def _environment(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
 def write_runs_page(folder: Path, comparison: dict[str, Any], runs: Sequence[Run]) -> Path:
     """Write report.html of finished runs into a folder. comparison: the result of `compare_runs`."""
     folder.mkdir(parents=True, exist_ok=True)
+    shown = runs_content(comparison, runs)
+    taken: set[str] = set()
+    shown["plots"] = {heading: data_files.named(of_it, taken) for heading, of_it in shown["plots"].items()}
+    data_files.write(folder, [plot for of_it in shown["plots"].values() for plot in of_it])
+    return pages.write(folder / "report.html", pages.render("runs.html", title="Runs compared", **shown))
+
+
+def runs_content(comparison: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
+    """What the template of runs side by side shows."""
     names = [run.name for run in runs]
     series = {run.name if names.count(run.name) == 1 else str(run.path): Series(run.metrics) for run in runs}
     drawn = {heading: of_it for heading, of_it in overlaid(series).items() if of_it}
-    taken: set[str] = set()
-    drawn = {heading: data_files.named(of_it, taken) for heading, of_it in drawn.items()}
-    data_files.write(folder, [plot for of_it in drawn.values() for plot in of_it])
-    axes = {key: label for key, (label, _) in common_axes(series).items()}
-    page = pages.render("runs.html", title="Runs compared", comparison=comparison, plots=drawn, axes=axes)
-    return pages.write(folder / "report.html", page)
+    return {
+        "comparison": comparison, "plots": drawn,
+        "axes": {key: label for key, (label, _) in common_axes(series).items()},
+    }  # fmt: skip
 
 
 def overlaid(runs: dict[str, Series], least: int = 2) -> dict[str, list[Plot]]:

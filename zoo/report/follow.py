@@ -45,11 +45,19 @@ PLAIN_BARS = "_.-~=+*#"
 
 
 class Tail:
-    """The rows of a file of JSON lines that grows. A file that was replaced (by a resume) begins again."""
+    """The rows of a file of JSON lines that grows. A file that was replaced (by a resume) begins again.
 
-    def __init__(self, file: Path):
-        self.file, self.rows = file, list[dict[str, Any]]()
+    key: what every row must have; others are left out.
+    """
+
+    def __init__(self, file: Path, key: str = ""):
+        self.file, self.key, self.rows = file, key, list[dict[str, Any]]()
         self._at, self._inode = 0, 0
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """How far which file was read: another one for new rows."""
+        return self._inode, self._at
 
     def look(self) -> list[dict[str, Any]]:
         """Read what was added since the last look; returns these rows."""
@@ -67,7 +75,7 @@ class Tail:
         # The last line may be half written.
         whole, _, _ = stream.read().rpartition(b"\n")
         self._at += len(whole) + bool(whole)
-        new = [row for line in _spread(whole.split(b"\n")) if (row := _row(line))]
+        new = [row for line in _spread(whole.split(b"\n")) if (row := _row(line)) and (not self.key or self.key in row)]
         self.rows += new
         return new
 
@@ -108,15 +116,19 @@ class Followed:
     summary: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.metrics, self.times, self.samples = (
-            Tail(self.run.path / name) for name in ("metrics.jsonl", "timing.jsonl", "samples.jsonl")
-        )
+        self.metrics, self.times = (Tail(self.run.path / name, "step") for name in ("metrics.jsonl", "timing.jsonl"))
+        self.samples = Tail(self.run.path / "samples.jsonl")
 
     def look(self) -> list[dict[str, Any]]:
         """Read what is new; returns the new rows of metrics."""
         new = self.metrics.look()
         self.times.look()
         self.samples.look()
+        self.look_at_state()
+        return new
+
+    def look_at_state(self) -> None:
+        """Read the state alone."""
         self.summary = _summary(self.run)
         beat = read_beat(self.run)
         state = state_of(self.summary, beat)
@@ -124,7 +136,6 @@ class Followed:
         # Between the making of the folder and the first heartbeat there are moments.
         young = time.time() - (self.run.path / "run.yaml").stat().st_mtime < BEGIN
         self.state = "starting" if state == "unfinished" and beat is None and young else state
-        return new
 
     @property
     def goes_on(self) -> bool:
@@ -183,13 +194,18 @@ def sparkline(values: Sequence[float], width: int, bars: str = BARS) -> str:
 
     Equal values are a line in the middle.
     """
-    width = max(1, min(width, len(values)))
-    places = [len(values) * i // width for i in range(width + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(places, places[1:], strict=False)]
+    means = neighbour_means(values, max(1, width))
     low, high = min(means), max(means)
     if high <= low:
-        return bars[len(bars) // 2] * width
+        return bars[len(bars) // 2] * len(means)
     return "".join(bars[min(len(bars) - 1, int((mean - low) / (high - low) * len(bars)))] for mean in means)
+
+
+def neighbour_means(values: Sequence[float], most: int) -> list[float]:
+    """So many values at most, each the mean of neighbours."""
+    most = min(most, len(values))
+    places = [len(values) * i // most for i in range(most + 1)]
+    return [sum(values[a:b]) / (b - a) for a, b in zip(places, places[1:], strict=False)]
 
 
 def picture(followed: Followed, console: Console) -> Group:

@@ -85,19 +85,22 @@ def _environment() -> Any:
         return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-        finalize=finalize, trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader([Path(__file__).parent, Path(__file__).parents[1]]), autoescape=True,
+        undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     filters: dict[str, Callable[[Any], Any]] = {
         "shown": shown, "signed": signed, "noise": noise, "interval": interval, "said": said, "shortened": shortened,
-        "shade": shade,
+        "shade": shade, "clean": clean,
     }  # fmt: skip
     environment.filters.update(filters)
     return environment
 
 
 def render(template: str, **content: Any) -> str:
-    """A page from a template in this folder. Plots are finished SVG and are inserted with `| safe`."""
+    """A page from a template in this folder, or in another room: `board/list.html`.
+
+    Plots are finished SVG and are inserted with `| safe`.
+    """
     return _environment().get_template(template).render(**content)
 
 
