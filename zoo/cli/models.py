@@ -154,7 +154,9 @@ def export(
     from zoo.libraries.adapters import merged
     from zoo.libraries.architecture import ending_ids, is_tied
     from zoo.libraries.wrappers import is_adapted
+    from zoo.models.card import base_named, base_of, write_card
     from zoo.models.loading import load_model, load_template
+    from zoo.models.names import run_of
     from zoo.models.start import export_model, resolve_start
 
     source = resolve_start(run, out, Console().say)
@@ -171,6 +173,13 @@ def export(
     folder.parent.mkdir(parents=True, exist_ok=True)
     template = load_template(source, eos_ids=ending_ids(model))
     export_model(model, template.trained_tokenizer(), folder, template.ends)
+    trained = run_of(source)
+    bases = [base_named(str(trained.config["model"]), out) if trained else base_of(source)]
+    step = split_checkpoint(source.name)[1]
+    write_card(
+        folder, bases, trained, step=int(step.removeprefix("step-")) if step else None,
+        how=f"The adapters were merged into the weights, which are in {dtype}." if merge else "",
+    )  # fmt: skip
     Console().print(f"Written to {folder}")
 
 
@@ -199,9 +208,9 @@ def soup(
     mixed = Soup(models, out, console.say)
     model, ingredients = mixed.greedy(scoring(greedy, mixed)) if greedy else mixed.uniform()
     to.parent.mkdir(parents=True, exist_ok=True)
-    mixed.write(model, to)
+    taken = [ingredient.name for ingredient in ingredients if ingredient.taken]
+    mixed.write(model, to, taken)
     if as_json:
         print_json([asdict(ingredient) for ingredient in ingredients])
     else:
-        taken = [ingredient.name for ingredient in ingredients if ingredient.taken]
         console.say(f"Written to {to}: the mean of {', '.join(taken)}")

@@ -7,7 +7,7 @@ in the order of their held-out scores and keeps each that does not lower the sco
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,14 +84,22 @@ class Soup:
         weights.fill(model)
         return model, [Ingredient(self.names[n], n in taken, alone[n].value) for n in order]
 
-    def write(self, model: Any, folder: Path) -> None:
-        """Write a folder that every program reads, with the tokenizer of the first model."""
+    def write(self, model: Any, folder: Path, taken: Collection[str] | None = None) -> None:
+        """Write a folder that every program reads, with the tokenizer of the first model. taken: None for all."""
         from zoo.libraries.architecture import ending_ids
+        from zoo.models.card import base_of, write_card
         from zoo.models.loading import load_template
         from zoo.models.start import export_model
 
         template = load_template(self.sources[0], eos_ids=ending_ids(model))
         export_model(model, template.trained_tokenizer(), folder, template.ends)
+        named = zip(self.names, self.sources, strict=True)
+        bases = [base_of(source) for name, source in named if taken is None or name in taken]
+        write_card(
+            folder,
+            bases,
+            how="Its weights are the mean of theirs ([arXiv:2203.05482](https://arxiv.org/abs/2203.05482)).",
+        )
 
     # -- weights ---------------------------------------------------------------------------------------------------
 
@@ -153,8 +161,8 @@ class NamedSoups:
         folder = cache_folder() / "models" / f"soup-{key}"
         if not (folder / "config.json").is_file():
             say(f"Mixing {', '.join(names)} (once; kept in {folder}).")
-            model, _ = soup.greedy(scoring(evaluation, soup)) if evaluation else soup.uniform()
-            soup.write(model, folder)
+            model, mixed = soup.greedy(scoring(evaluation, soup)) if evaluation else soup.uniform()
+            soup.write(model, folder, [ingredient.name for ingredient in mixed if ingredient.taken])
         return folder
 
     def check(self, part: str) -> None:

@@ -68,6 +68,19 @@ def snapshot(name: str, patterns: list[str], local: bool, seconds: int = SECONDS
     return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local, etag_timeout=seconds))
 
 
+def card(name: str) -> str:
+    """The text of a model's card, from the cache or else from the hub; "" where there is none, or none can be had."""
+    with importing("huggingface-hub"):
+        from huggingface_hub import hf_hub_download
+
+    with offline_without_network():
+        try:
+            file = hf_hub_download(name, "README.md", etag_timeout=SECONDS)
+        except Exception:
+            return ""
+    return Path(file).read_text(encoding="utf-8", errors="replace")
+
+
 @contextlib.contextmanager
 def offline_without_network() -> Iterator[None]:
     """Use only the cache if the hub's host name cannot be resolved.

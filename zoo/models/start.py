@@ -28,6 +28,7 @@ from zoo.libraries.second_adapter import continued, has_start
 from zoo.libraries.sharding import is_sharding
 from zoo.libraries.wrappers import base_of, is_adapted
 from zoo.models.attention import use_cpu_attention
+from zoo.models.card import FILE as CARD
 from zoo.models.devices import choose_accelerator
 from zoo.models.experts import freeze_routers
 from zoo.models.facts import check_going_on
@@ -163,6 +164,8 @@ def export_model(
     try:
         with replacing(folder) as beside:
             save(policy, beside, weights)
+            # What peft writes there is empty, and names folders of this machine.
+            (beside / CARD).unlink(missing_ok=True)
             if is_adapted(policy):
                 save_ending_ids(policy, beside)
             if is_adapted(policy) and is_scorer(policy):

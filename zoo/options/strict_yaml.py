@@ -202,5 +202,22 @@ def _collect(node: yaml.Node, path: tuple[str | int, ...], lines: Lines, seen: s
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
     """Write a mapping such that `read_yaml` returns it."""
-    text = yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(as_yaml(content), encoding="utf-8")
+
+
+def as_yaml(content: Mapping[str, Any]) -> str:
+    """A mapping as a text that is read as the same."""
+    return str(yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def read_front(text: str) -> dict[str, Any]:
+    """The front matter of a page, the mapping between its first two lines `---`; {} where none can be read."""
+    found = re.match(r"---\s*\n(.*?)\n---\s*(?:\n|\Z)", text[:YAML_BYTES], re.DOTALL)
+    if found is None or _too_deep(found[1]) >= 0:
+        return {}
+    try:
+        content = _construct(_Text(found[1], "front matter"))[0]
+    except Exception:
+        # Another program's file: whatever is wrong with it, it says nothing here.
+        return {}
+    return content if isinstance(content, dict) else {}

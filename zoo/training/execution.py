@@ -21,6 +21,7 @@ from zoo.evals.kept_scores import write_score
 from zoo.libraries.peers import how_it_ended, is_lost_connection
 from zoo.libraries.scattered import read_parts
 from zoo.libraries.sharding import fill, shard, weights_to_gather
+from zoo.models.card import base_named, write_card
 from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
 from zoo.options.config import Resolved
@@ -303,6 +304,8 @@ class Execution:
         """
         summary.pop(ENDING, None)
         self.run.write_json("summary.json", {**summary, ENDING: True})
+        start = base_named(str(self.core.model), self.core.out)
+        write_card(self.run.model_path, [start], self.run, algorithm=type(self.algorithm))
         self._notify("run_end", metrics=last_metrics(self.run))
         tidy(self.run)
         self.run.write_json("summary.json", summary)
