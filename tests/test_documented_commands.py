@@ -301,6 +301,8 @@ NOT_RUN = {
     r"--num-nodes 2": "needs two machines; test_cluster.py plays both",
     r"http\(url=": "needs a reward server; test_reward_served.py has one",
     r"(gymnasium|verifiers|openenv)\(": "needs another library; test_environment_adaptors.py plays all three",
+    r"--gguf": "needs llama.cpp's converter, which knows no tiny tokenizer; test_export.py has a stand-in",
+    r"--push": "sends to the hub; test_export.py has a stand-in",
     r"zoo launch .*train|--workers": "starts processes of its own; test_workers.py does",
 }
 """Commands of zoo that are only held to the command line, and why."""
@@ -318,6 +320,7 @@ OUTSIDE = {
     r"python -m zoo.testing.chaos": "kills runs; test_chaos.py does",
     r"python -I -S": "how zoo starts Python itself",
     r"vllm serve": "needs vLLM and a GPU",
+    r"llama-cli ": "needs llama.cpp",
     r"sbatch ": "needs SLURM",
 }
 """Commands of other programs: whether what they name exists is tested above, and this is why they are not run."""

@@ -67,7 +67,8 @@ COMMANDS = {
     "compare": ("compare", ""),
     "recipes": ("recipes", ""),
     "reproduce": ("reproduce", ""),
-    "export": ("models", "zoo export last my-model    zoo export last my-model --merge"),
+    "export": ("export", "zoo export last my-model --merge    zoo export last my-model --gguf q8_0    "
+                         "zoo export last --push owner/name --dry-run"),
     "soup": ("models", 'zoo soup sft-1 sft-2 sft-3 --to mean    '
                        'zoo soup sft-1 sft-2 --to best --greedy instructions'),
     "new-plugin": ("new_plugin", ""),

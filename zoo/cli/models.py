@@ -1,4 +1,4 @@
-"""`zoo chat`, `zoo export` and `zoo soup`: using trained models."""
+"""`zoo chat` and `zoo soup`: using trained models."""
 
 from __future__ import annotations
 
@@ -124,63 +124,6 @@ def _ask(console: Console) -> str:
         return (console.input(Text("you ", style="bold")) if sys.stdin.isatty() else input()).strip()
     except EOFError:
         return ""
-
-
-def export(
-    run: Annotated[
-        str,
-        typer.Argument(help="A run (path, name, last), or its checkpoint (last@step-200).", autocompletion=model_names),
-    ],
-    folder: Annotated[Path, typer.Argument(help="New folder for the model.")],
-    merge: Annotated[bool, typer.Option(help="Merge adapters into the weights they were trained on.")] = False,
-    dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = "float32",
-    adapter: Adapter = None,
-    out: Out = "runs",
-) -> None:
-    """Copy a run's model, or an adapter of a folder, to a new folder, with --merge as one model without adapters."""
-    from zoo.models.names import adapters_in, with_adapter
-    from zoo.paths import typed_path
-    from zoo.runs import find_run, split_checkpoint
-
-    if folder.exists():
-        raise ZooError(f"{folder} already exists.", "Name a folder that does not exist.")
-    if dtype not in ("float32", "bfloat16"):
-        raise ZooError(f"--dtype does not take '{dtype}'.", "Choose float32 or bfloat16.")
-    if adapter is None and not adapters_in(typed_path(run)):
-        find_run(split_checkpoint(run)[0], out)
-    run = with_adapter(run, adapter, out)
-    import torch
-
-    from zoo.libraries.adapters import merged
-    from zoo.libraries.architecture import ending_ids, is_tied
-    from zoo.libraries.wrappers import is_adapted
-    from zoo.models.card import base_named, base_of, write_card
-    from zoo.models.loading import load_model, load_template
-    from zoo.models.names import run_of
-    from zoo.models.start import export_model, resolve_start
-
-    source = resolve_start(run, out, Console().say)
-    model = load_model(source, getattr(torch, dtype))
-    if merge:
-        if not is_adapted(model):
-            raise ZooError(f"The run {run} has no adapters to merge.", f"Leave --merge out: zoo export {run} {folder}")
-        was_tied = is_tied(model)
-        model = merged(model)
-        if was_tied and not is_tied(model):
-            Console().say(
-                "Embedding and head have weights of their own now: one of the two was trained without the other."
-            )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    template = load_template(source, eos_ids=ending_ids(model))
-    export_model(model, template.trained_tokenizer(), folder, template.ends)
-    trained = run_of(source)
-    bases = [base_named(str(trained.config["model"]), out) if trained else base_of(source)]
-    step = split_checkpoint(source.name)[1]
-    write_card(
-        folder, bases, trained, step=int(step.removeprefix("step-")) if step else None,
-        how=f"The adapters were merged into the weights, which are in {dtype}." if merge else "",
-    )  # fmt: skip
-    Console().print(f"Written to {folder}")
 
 
 def soup(

@@ -68,6 +68,35 @@ def snapshot(name: str, patterns: list[str], local: bool, seconds: int = SECONDS
     return Path(snapshot_download(name, allow_patterns=patterns, local_files_only=local, etag_timeout=seconds))
 
 
+def push(folder: Path, name: str, private: bool) -> str:
+    """Send a folder to a repository of the hub, which is made if there is none; returns its address.
+
+    The library takes the key that `hf auth login` left, or that of HF_TOKEN. Raises ZooError.
+    """
+    with importing("huggingface-hub"):
+        from huggingface_hub import HfApi, errors
+        from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()
+    try:
+        api = HfApi()
+        made = api.create_repo(name, private=private or None, exist_ok=True)
+        api.upload_folder(repo_id=made.repo_id, folder_path=folder, commit_message="Upload from post-training-zoo")
+        return str(made.url)
+    except errors.HFValidationError as error:
+        raise ZooError(f"'{name}' is no name of the hub: {error}", "Write --push owner/name.") from None
+    except errors.OfflineModeIsEnabled:
+        raise ZooError("Nothing can be sent to the hub: HF_HUB_OFFLINE is set.", "Unset it and try again.") from None
+    except Exception as error:
+        response = getattr(error, "response", None)
+        status = getattr(response, "status_code", None)
+        why = f"{status} {getattr(response, 'reason_phrase', '')}".strip() if status else type(error).__name__
+        hint = "Try again; what was sent already is not sent twice."
+        if status in (401, 403):
+            hint = "Log in with a key that may write (`hf auth login`), and name a place that is yours: owner/name."
+        raise ZooError(f"The hub did not take the model as {name} ({why}).", hint) from None
+
+
 def card(name: str) -> str:
     """The text of a model's card, from the cache or else from the hub; "" where there is none, or none can be had."""
     with importing("huggingface-hub"):

@@ -86,7 +86,7 @@ def base_of(source: Source, depth: int = 0) -> Base:
     front = _front_of(source)
     if not front and run is not None and depth < MOST_BASES:
         return replace(base_named(str(run.config["model"]), str(run.config["out"]), depth + 1), name=name)
-    first = front.get("base_model") or _adapted_base(source)
+    first = front.get("base_model") or adapted_base(source)
     terms = {word: str(front[word]) for word in TERMS if front.get(word) not in (None, UNKNOWN)}
     return Base(name, _hub_name(source) or (first if isinstance(first, str) else ""), terms)
 
@@ -97,7 +97,7 @@ def _hub_name(source: Source) -> str:
     return named if (revision or source.folder is None) and named.count("/") == 1 else ""
 
 
-def _adapted_base(source: Source) -> str:
+def adapted_base(source: Source) -> str:
     """The name on the hub of what the adapters in a folder belong to."""
     if source.folder is None or not source.is_adapter:
         return ""
