@@ -308,7 +308,7 @@ NOT_RUN = {
 """Commands of zoo that are only held to the command line, and why."""
 OUTSIDE = {
     r"make ": "installs and tests this checkout; continuous integration does",
-    r"pip install (-e )?\.(\[[\w-]+\])?( -c \S+)?$": "test_tutorial.py and test_third_party.py install packages",
+    r"pip install (-e )?'?\.(\[[\w-]+\])?'?( -c \S+)?$": "test_tutorial.py and test_third_party.py install packages",
     r"pip install .*(tensorboard|alpaca-eval)": "needs a network",
     r"python -m pytest tests/": "a test of this checkout",
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
