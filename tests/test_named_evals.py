@@ -517,6 +517,32 @@ def test_a_model_is_compared_with_another_one(tiny_folder, tmp_path, monkeypatch
     assert status == 2 and "--against" in err
 
 
+def test_two_models_are_judged_in_one_command(tiny_folder, tmp_path, monkeypatch, questions):
+    monkeypatch.chdir(tmp_path)
+    judged = ["eval", tiny_folder, "--judge", tiny_folder, "--data", questions, "--max-new-tokens", "4", "--json"]
+    status, out, err = cli(*judged, "--against", tiny_folder, "--limit", "3")
+    assert status == 0, err
+    ((name, score),) = json.loads(out).items()
+    assert name == f"win_rate(data={questions}, judge={tiny_folder}, max_new_tokens=4)"
+    # Both answers are the same, and the two orders make up for each other.
+    assert (score["value"], score["n"]) == (pytest.approx(0.5, abs=1e-4), 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--judge", "smollm2-135m"], "--against names no second one. Name it: zoo eval dpo-1 --against sft-1"),
+        (["--judge", "self", "--against", "last"], "--judge self would be one of the two models"),
+        (["--judge", "https://host/v1", "--against", "last"], "names no model"),
+        (["--data", "rows.jsonl"], "--data and --columns are for --reward and --judge"),
+    ],
+)
+def test_a_judge_without_two_models_is_refused_before_any_is_loaded(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = cli("eval", "last", *arguments)
+    assert status == 2 and says in " ".join(err.split())
+
+
 def test_a_run_scores_an_evaluation_with_options_before_and_after(tiny_folder, tmp_path, monkeypatch, questions):
     monkeypatch.chdir(tmp_path)
     rows = write_rows(tmp_path / "rows.jsonl", [{"prompt": f"p {i}", "completion": f"c {i}"} for i in range(4)])

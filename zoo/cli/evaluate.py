@@ -18,6 +18,7 @@ from zoo.terminal import Console, print_json
 EXAMPLES = (
     "zoo eval last --samples 3",
     "zoo eval smollm2-135m --eval instructions --limit 20 --json",
+    "zoo eval dpo-1 --against sft-1 --judge smollm2-135m",
     "zoo eval last --reward instructions",
     "zoo eval last --reward numeric --data questions.jsonl",
     'zoo eval last --eval "pass_at_k(data=questions.jsonl, reward=numeric, k=8)"',
@@ -47,12 +48,22 @@ def evaluate(
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="Prompts for --reward: a file, folder, hub dataset or named source; by default starter."),
+        typer.Option(
+            help="Prompts for --reward and --judge: a file, folder, hub dataset or named source; by default starter."
+        ),
     ] = None,
     columns: Annotated[str, typer.Option(help="Which column of --data is which: prompt=question.")] = "",
-    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer for --reward, in tokens.")] = 96,
+    max_new_tokens: Annotated[int, typer.Option(help="Maximum length of an answer for --reward and --judge.")] = 96,
     against: Annotated[
-        str | None, typer.Option(help="A run or model to compare with, for kl, forgetting and win_rate.")
+        str | None, typer.Option(help="A run or model to compare with, for --judge, kl, forgetting and win_rate.")
+    ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure how often this judge prefers the answer to that of --against: a model, a run, or "
+            "https://host/v1#model (docs/judges.md).",
+            autocompletion=model_names,
+        ),
     ] = None,
     adapter: Adapter = None,
     limit: Annotated[int | None, typer.Option(help="Use only the first N cases.")] = None,
@@ -85,14 +96,15 @@ def evaluate(
         return
     if limit is not None and limit < 1:
         raise ZooError(f"--limit {limit} leaves no cases to evaluate.", "Give 1 or more, or leave --limit out.")
-    if not reward and (data or columns):
+    if not reward and judge is None and (data or columns):
         raise ZooError(
-            "--data and --columns are for --reward, and no --reward is given.",
-            f'Add --reward. An evaluation takes its data in parentheses: --eval "accuracy(data={data or "starter"})".',
+            "--data and --columns are for --reward and --judge, and neither is given.",
+            f'Add one. An evaluation takes its data in parentheses: --eval "accuracy(data={data or "starter"})".',
         )
+    evals = [*(evals or []), *_judged(judge, against, data or "starter", columns, max_new_tokens, out)]
     template_text(AUTO if template is None else template)
     args = named.template_args(template_args)
-    asked_for = choose(evals or [], catalogue)
+    asked_for = choose(evals, catalogue)
     needs_model = bool(reward) or not asked_for or any(chosen.evaluation.head != "none" for chosen in asked_for)
     model = with_adapter(model, adapter, out) if needs_model else model
     for name in filter(None, (model, against)) if needs_model else ():
@@ -103,7 +115,7 @@ def evaluate(
 
     console = Console(stderr=as_json)
     available = registry.contributions(registry.manager(), "evals")
-    wanted = choose(evals or [], available)
+    wanted = choose(evals, available)
     subject: Any = None
     if needs_model:
         progress = None if as_json else counter(console, "answers")
@@ -111,7 +123,7 @@ def evaluate(
             model, out, console.say, against=against, limit=limit, progress=progress, asked=template, args=args
         )
         head = "scalar" if is_scorer(subject.model) else "lm"
-        wanted = choose(evals or [], available, head)
+        wanted = choose(evals, available, head)
         if not wanted and not reward:
             wanted = by_default(available, head)
         if reward and head != "lm":
@@ -142,6 +154,28 @@ def _show(console: Console, score: Any, about: str, samples: int) -> None:
         prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
         console.print(f"  prompt {printable(prompt)}")
         console.print(f"  {sample['score']}    {printable(sample['answer'])}")
+
+
+def _judged(
+    judge: str | None, against: str | None, data: str, columns: str, max_new_tokens: int, out: str
+) -> list[str]:  # fmt: skip
+    """The win rate that --judge asks for, spelled out. Raises ZooError if nothing can be judged."""
+    from zoo.judges.spelled import SELF, check_judge
+    from zoo.options.spelling import spell
+
+    if judge is None:
+        return []
+    if against is None:
+        raise ZooError(
+            "--judge compares the answers of two models, and --against names no second one.",
+            f"Name it: zoo eval dpo-1 --against sft-1 --judge {judge}. A judge alone gives grades: --reward "
+            f'"judge(model={judge})".',
+        )
+    if judge == SELF:
+        raise ZooError("--judge self would be one of the two models that are compared.", "Name another model.")
+    check_judge(judge, out)
+    options = {"data": data, "judge": judge, "columns": columns, "max_new_tokens": max_new_tokens}
+    return [spell("win_rate", {name: value for name, value in options.items() if value})]
 
 
 def _as_evals(texts: list[str], data: str, columns: str, max_new_tokens: int, out: str, say: Any) -> dict[str, Any]:

@@ -18,7 +18,7 @@ START, DATA = "start", "data"
 
 
 def win_rate(
-    subject: Subject, data: str, judge: str = "", reward: str = "", against: str = START, split: str = "",
+    subject: Subject, data: str = "starter", judge: str = "", reward: str = "", against: str = START, split: str = "",
     columns: str = "", limit: int | None = None, max_new_tokens: int = 256, temperature: float = 0.0,
     wording: str = "", seed: int = 0,
 ) -> Score:  # fmt: skip
