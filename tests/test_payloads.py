@@ -19,13 +19,15 @@ from zoo.rewards.reward import Reward
 
 NAMED = {**registry.contributions(registry.manager(), "rewards"), **bundled()}
 OPTIONS = {"regex": "(pattern='4(2)+')", "overlong": "(max_new_tokens=50)", "code": "(unsafe=yes, timeout=2)"}
-EXTRAS = {"maths": "math_verify", "reasoning_gym": "reasoning_gym"}
+EXTRAS = {"maths": "math_verify", "reasoning_gym": "reasoning_gym", "ifeval": "lm_eval"}
 INSTRUCTIONS = [
     {"check": name, **{key: json.loads(str(EXAMPLES[key])) for key in checker.parameters}}
     for name, checker in CHECKERS.items()
 ]
 RECORD = {
     "prompt": "What is 6 times 7?", "answer": "42", "tests": ["assert f(6) == 7"], "instructions": INSTRUCTIONS,
+    "instruction_id_list": ["punctuation:no_comma", "detectable_format:json_format", "detectable_format:title"],
+    "kwargs": [{}, {}, {}],
     "task": "countdown", "entry": {"answer": "6*7", "question": "", "metadata": {"numbers": [6, 7], "target": 42}},
 }  # fmt: skip
 

@@ -51,6 +51,7 @@ def _of_own_answers() -> dict[str, Any]:
     from zoo.evals.best_of import best_of_n, sampled_reward
     from zoo.evals.diversity import diversity
     from zoo.evals.episodes import episodes
+    from zoo.evals.ifeval import NUMBERS, ifeval
     from zoo.evals.verified import accuracy, maj_at_k, pass_at_k
     from zoo.evals.win_rate import win_rate
 
@@ -64,6 +65,10 @@ def _of_own_answers() -> dict[str, Any]:
         "episodes": Eval(
             "Mean reward of episodes with an environment.", episodes,
             details=("missing", "turns", "mean_tokens", "cut"), by_default=False,
+        ),
+        "ifeval": Eval(
+            "Share of IFEval's prompts whose instructions are all followed, by its checkers.", ifeval,
+            details=(*NUMBERS, *counts), by_default=False,
         ),
         "pass_at_k": Eval(
             "Probability that one of k sampled answers is right.", pass_at_k, details=of_k, by_default=False

@@ -9,10 +9,11 @@ from zoo.contract.hookspecs import hookimpl
 
 def bundled() -> dict[str, Any]:
     """Every bundled reward by its name."""
-    from zoo.rewards import checkers, code, episodes, instructions, maths, penalties, reasoning, served
+    from zoo.rewards import checkers, code, episodes, ifeval, instructions, maths, penalties, reasoning, served
 
     return {
         "instructions": instructions.reward,
+        "ifeval": ifeval.ifeval,
         "exact": checkers.exact,
         "numeric": checkers.numeric,
         "maths": maths.maths,

@@ -42,12 +42,13 @@ def main(descriptor: int, memory: int | None) -> None:
 
 
 def _load(target: Target, seconds: float) -> tuple[Any, dict[str, Any]]:
-    """The function, and the reply: its parameters, or what is wrong."""
+    """The function, and the reply: its parameters, or what is wrong. `function.prepare()` does slow imports here."""
     faulthandler.dump_traceback_later(seconds, exit=True)
     try:
         function = target.find()
         if isinstance(function, list):
             return None, {"failed": "attribute", "names": function}
+        getattr(function, "prepare", bool)()
         return function, {"takes": parameters_of(function), "in_process": runs_in_process(function)}
     except BaseException as error:
         return None, {"failed": "import", "reason": describe(error, target.place)}
