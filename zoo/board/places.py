@@ -40,7 +40,7 @@ class Places:
     folders: Mapping[str, Path]
 
     def path(self, address: str) -> Path | None:
-        """What lies at `/runs/kto-1/`; None for a place outside, a hidden one, or one that is not there."""
+        """What lies at `/runs/mine/`; None for a place outside, a hidden one, or one that is not there."""
         first, *parts = [unquote(part) for part in address.strip("/").split("/")]
         folder = self.folders.get(first)
         if folder is None or any(not part or part.startswith(".") or set(part) & set("/\\\0") for part in parts):
