@@ -35,6 +35,12 @@ test-long: $(VENV)/.installed-dev
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 
+# The board and the reports in Chromium (apt-get install chromium). ZOO_PICTURES=docs/pictures renews the pictures.
+.PHONY: test-browser
+test-browser: $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet -c $(LOCK) -e '.[browser]'
+	$(BIN)/python -m pytest -m browser tests/test_browser.py
+
 # The tests, and then the lines and branches of zoo/ and plugins/ that none of them ran; TESTS names some of them.
 .PHONY: coverage
 coverage: $(VENV)/.installed-dev

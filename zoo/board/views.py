@@ -145,9 +145,8 @@ class RunView:
         )  # fmt: skip
 
     def _plots(self, series: Series) -> dict[str, list[Plot]]:
-        drawn = sections(series, self.meaning)
-        frontiers = plot_frontiers({self.title: series})
-        return {"Reward and distance": frontiers, **drawn} if frontiers else drawn
+        drawn, frontiers = sections(series, self.meaning), plot_frontiers({self.title: series})
+        return {**drawn, "Reward and distance": frontiers} if frontiers else drawn
 
 
 def _answer(row: dict[str, Any]) -> dict[str, Any]:
