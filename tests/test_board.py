@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -207,6 +208,27 @@ def test_a_page_that_is_closed_is_no_longer_followed(place, monkeypatch):
         assert ask(board, "/events?of=/")[0] == 503
 
 
+def test_the_page_of_a_run_that_is_removed_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(board_server, "EVERY", 0.05)
+    run = live(tmp_path / "runs" / "new", ROWS)
+    with serving(tmp_path) as board:
+        connection = http.client.HTTPConnection("127.0.0.1", board.server_address[1], timeout=20)
+        connection.request("GET", "/events?of=/runs/new/")
+        answer = connection.getresponse()
+        assert answer.readline().startswith(b"data: ")
+        shutil.rmtree(run.path)
+        assert b"HTTP/1" not in answer.read()
+        assert ask(board, "/runs/new/")[0] == 404
+
+
+def test_a_page_that_cannot_be_shown_says_so_and_the_terminal_why(tmp_path, capsys):
+    live(tmp_path / "runs" / "odd", ROWS, samples=[{"prompt": 5, "answer": "x"}])
+    with serving(tmp_path) as board:
+        status, _, page = ask(board, "/runs/odd/")
+        assert status == 500 and "terminal says why" in page and ask(board, "/")[0] == 200
+    assert "TypeError" in capsys.readouterr().err
+
+
 # -- who may ask for what ----------------------------------------------------------------------------------------------
 
 
@@ -237,7 +259,8 @@ def test_everything_but_get_is_refused(board, method):
 
 @pytest.mark.parametrize("path", [
     "/secret.txt", "/runs/../secret.txt", "/runs/%2e%2e/secret.txt", "/runs/..%2fsecret.txt", "/runs//etc/passwd",
-    "/runs/done/../../secret.txt", "/runs/done/%00report.html", "/runs/done/..%5c..%5csecret.txt", "//etc/passwd",
+    "/runs/done/../../secret.txt", "/runs/done/%00report.html", "//[evil",
+    "/events?of=//[evil", "/runs/done/..%5c..%5csecret.txt", "//etc/passwd",
     "/runs/out/report.html", "/runs/out/", "/runs/linked/report.html", "/runs/done/run.yaml", "/runs/done/summary.json",
     "/runs/.hidden/report.html", "/runs/done/other.html", "/board.css", "/nothing", "/runs/done",
 ])  # fmt: skip

@@ -111,6 +111,7 @@ ANSWERS = [
 ]  # fmt: skip
 REFUSED = {
     "no data called x.jsonl": (["train", "--data", "x.jsonl", "--model", "tiny"], "x.jsonl"),
+    "a port that cannot be": (["board", "--port", "70000"], "cannot listen on port 70000"),
     "unknown option": (["train", "--algo", "dpo", "--betta", "1"], "No such option"),
     "option of another": (["train", "--algo", "dpo", "--desirable-weight", "1"], "an option of kto"),
     "wrong type": (["train", "--algo", "dpo", "--beta", "much"], "must be float"),

@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sys
 import time
+import traceback
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,6 +27,7 @@ from zoo.board.views import MOST_COMPARED, CompareView, Gone, GroupView, ListVie
 from zoo.errors import ZooError
 from zoo.report import pages
 from zoo.runs import Run
+from zoo.terminal import Console
 
 LOOPBACK = "127.0.0.1"
 EVERY = 2.0
@@ -69,7 +72,10 @@ class Board(ThreadingHTTPServer):
         return f"http://{LOOPBACK}:{self.server_address[1]}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away in the middle of an answer is no fault."""
+        """Print what went wrong; a browser that goes away in the middle of an answer is no fault."""
+        error = sys.exception()
+        if error is not None and not isinstance(error, OSError):
+            Console(stderr=True).say("".join(traceback.format_exception(error)))
 
     def view(self, path: str, query: Mapping[str, list[str]]) -> View | None:
         """The page at an address; None if there is none."""
@@ -97,11 +103,16 @@ class Handler(BaseHTTPRequestHandler):
     server: Board
     server_version, sys_version = "zoo", ""
     timeout = 30
+    begun = False
+    """Whether an answer has begun."""
 
     def do_GET(self) -> None:
         if not self._is_local():
             return self._say(HTTPStatus.FORBIDDEN, "This board answers to 127.0.0.1 and localhost alone.")
-        address = urlsplit(self.path)
+        try:
+            address = urlsplit(self.path)
+        except ValueError:
+            return self._say(HTTPStatus.BAD_REQUEST, "This is no address of the board.")
         try:
             if address.path == "/board.js":
                 return self._send(SCRIPT.read_bytes(), "text/javascript", BOARD_POLICY)
@@ -116,8 +127,10 @@ class Handler(BaseHTTPRequestHandler):
             self._say(HTTPStatus.NOT_FOUND, "It is no longer there.")
         except ZooError as error:
             self._say(HTTPStatus.BAD_REQUEST, f"{error.message} {error.hint}")
-        except ValueError:
-            self._say(HTTPStatus.BAD_REQUEST, "This is no address of the board.")
+        except Exception as error:
+            if not self.begun and not isinstance(error, OSError):
+                self._say(HTTPStatus.INTERNAL_SERVER_ERROR, "This page cannot be shown. The board's terminal says why.")
+            raise
 
     def _refuse(self) -> None:
         self._say(HTTPStatus.METHOD_NOT_ALLOWED, "The board only shows: ask with GET.")
@@ -134,7 +147,10 @@ class Handler(BaseHTTPRequestHandler):
         return (name in NAMES and port.isdigit()) or (len(named) == 1 and named[0] in NAMES)
 
     def _view(self, address: str) -> View | None:
-        parts = urlsplit(address)
+        try:
+            parts = urlsplit(address)
+        except ValueError:
+            return None
         return self.server.view(parts.path, parse_qs(parts.query, keep_blank_values=True))
 
     def _file(self, address: str) -> None:
@@ -157,7 +173,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             self._begin(HTTPStatus.OK, "text/event-stream", BOARD_POLICY)
             seen, said = None, 0.0
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, Gone, ZooError):
                 while True:
                     began = time.monotonic()
                     now = view.look()
@@ -186,6 +202,7 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _begin(self, status: HTTPStatus, kind: str, policy: str, length: int | None = None) -> None:
+        self.begun = True
         self.send_response(status)
         self.send_header("Content-Type", f"{kind}; charset=utf-8")
         self.send_header("Content-Security-Policy", policy + "; frame-ancestors 'none'")
