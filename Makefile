@@ -48,6 +48,11 @@ coverage: $(VENV)/.installed-dev
 	$(BIN)/coverage run -m pytest $(PARALLEL) -m 'not slow' $(TESTS); ended=$$?; \
 	$(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$ended
 
+# The site of the pages, into build/site; every warning is an error. To read it: python -m http.server --directory build/site
+.PHONY: docs
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 define environment
 	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
 	$(if $(BASE),$(BASE)/bin/python -c 'import site; print(site.getsitepackages()[0])' > $$(echo $(1)/lib/python3.*/site-packages)/base.pth)
@@ -91,7 +96,7 @@ audit: $(VENV)/bin/python
 # Renew the versions that everything above but the tests of other versions installs, and the oldest ones.
 lock: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet uv
-	$(COMPILE) --extra dev --extra hooks --output-file $(LOCK)
+	$(COMPILE) --extra dev --extra hooks --extra docs --output-file $(LOCK)
 	$(COMPILE) --resolution lowest-direct --constraint zoo/libraries/oldest.in --output-file $(OLDEST)
 
 $(VENV)/bin/python:
@@ -103,6 +108,10 @@ $(VENV)/.installed: pyproject.toml $(LOCK) $(VENV)/bin/python
 
 $(VENV)/.installed-dev: pyproject.toml $(LOCK) $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet -c $(LOCK) -e '.[dev,hooks]'
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-docs: pyproject.toml $(LOCK) $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet -c $(LOCK) -e '.[docs]'
 	touch $@ $(VENV)/.installed
 
 clean:

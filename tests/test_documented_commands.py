@@ -259,9 +259,9 @@ def test_the_pages_show_every_command():
 
 OTHERS = {
     "--logprobs-mode", "--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--nodes", "--ntasks-per-node", "--no-deps",
-    "--force-reinstall", "--security-opt", "--signal", "--array", "--wrap", "--head", "--address",
+    "--force-reinstall", "--security-opt", "--signal", "--array", "--wrap", "--head", "--address", "--directory",
 }  # fmt: skip
-"""Flags of vllm, torchrun, srun, sbatch, ray, docker and pip."""
+"""Flags of vllm, torchrun, srun, sbatch, ray, docker, pip and http.server."""
 
 
 def known_flags():
@@ -314,6 +314,7 @@ OUTSIDE = {
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
     r"python benchmarks/": "takes an hour, and another environment with a program to compare with",
     r"python tools/mutations": "runs the tests a hundred times",
+    r"python -m http.server": "serves the site until it is stopped",
     r"python tools/": "reads imports and classes; test_imports.py and test_docs.py do the same",
     r"python -m starter_set.build": "samples with the real model for 40 minutes",
     r"python -m nltk.downloader": "needs a network",
