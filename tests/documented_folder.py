@@ -11,6 +11,7 @@ import pyarrow.parquet
 from documented import ROOT, pages
 
 import zoo
+from zoo.conversion.convert import convert
 from zoo.testing.tiny import tiny_rows
 
 EACH = 24
@@ -178,6 +179,11 @@ def prepare(command, folder, stock, model):
     for name in re.findall(r"[\w-]+\.(?:jsonl|yaml|jinja|parquet|py)\b", text):
         if name not in targets(command.words) and not (folder / name).exists():
             write_file(command, name, folder)
+    for stem in re.findall(r"([\w-]+)\.zoo\.yaml", text):
+        if not (folder / f"{stem}.zoo.yaml").exists():
+            write_file(command, f"{stem}.yaml", folder)
+            made = convert(folder / f"{stem}.yaml", algo="dpo" if stem == "trl" else None)
+            (folder / f"{stem}.zoo.yaml").write_text(made.text(f"{stem}.yaml"), encoding="utf-8")
     for name, kind in RUNS.items():
         mentioned = re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", text)
         if mentioned and f"runs/{name}" not in targets(command.words) and not (folder / "runs" / name).exists():
@@ -208,6 +214,7 @@ def targets(words):
     others = {
         "export": words[3:4],
         "soup": [after.get("--to", "none")],
+        "convert-config": [f"{Path(name).stem}.zoo.yaml" for name in first] + [after.get("--out", "none")],
         "new-plugin": [f"zoo-{name}" for name in first],
     }.get(command, [])
     return [*rows, *reports, *run, *others]

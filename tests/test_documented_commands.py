@@ -86,7 +86,18 @@ def arguments_of(command):
     words = command.words
     if words[0] == "torchrun":
         return words[words.index("zoo") + 1 :]
-    needs = ("data", "label", "compare", "launch", "export", "soup", "new-plugin", "check", "reproduce")
+    needs = (
+        "data",
+        "label",
+        "compare",
+        "launch",
+        "export",
+        "soup",
+        "new-plugin",
+        "check",
+        "reproduce",
+        "convert-config",
+    )
     alone = len(words) == 2 and words[1] in needs or words[-1] in ("dedup", "filter", "contamination")
     return [*words[1:], *(["--help"] if alone else [])]
 

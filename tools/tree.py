@@ -43,6 +43,7 @@ ROOMS = {
     "options": "a dataclass field is a flag, a YAML key, an argument and its help",
     "contract": "what a plugin is: class, hooks, registration, faults",
     "cards": "what an algorithm declares, cached so that it need not be imported",
+    "conversion": "`zoo convert-config`: config files of other programs",
     "runs": "run folders",
     "data": "from rows to steps: read, detect, check, convert, encode, batch",
     "models": "loading, roles, row layouts, log-probabilities",

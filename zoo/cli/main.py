@@ -71,6 +71,7 @@ COMMANDS = {
                          "zoo export last --push owner/name --dry-run"),
     "soup": ("models", 'zoo soup sft-1 sft-2 sft-3 --to mean    '
                        'zoo soup sft-1 sft-2 --to best --greedy instructions'),
+    "convert-config": ("convert_config", ""),
     "new-plugin": ("new_plugin", ""),
     "check": ("check", "zoo check dpo    zoo check ./simpo.py:SimPO --only learns    zoo check dpo --json    "
                        "zoo check --environment ./shop.py:Shop"),
@@ -78,7 +79,7 @@ COMMANDS = {
     "doctor": ("doctor", "zoo doctor --json"),
 }  # fmt: skip
 """Every command, in the order of the help page: its module in zoo.cli, and examples if that has none."""
-FUNCTIONS = {"eval": "evaluate", "new-plugin": "new_plugin"}
+FUNCTIONS = {"eval": "evaluate", "new-plugin": "new_plugin", "convert-config": "convert_config"}
 """The functions whose names differ from their command."""
 MADE = ("compare", "label")
 """Commands whose flags are made from options."""

@@ -25,6 +25,7 @@ __all__ = [
     "Entry",
     "PluginManager",
     "algorithms",
+    "config_packages",
     "contributions",
     "default_name",
     "describe",
@@ -39,6 +40,7 @@ __all__ = [
 ALGORITHM_GROUP = "zoo.algorithms"
 PLUGIN_GROUP = "zoo.plugins"
 RECIPE_GROUP = "zoo.recipes"
+CONFIG_GROUP = "zoo.configs"
 DEFAULT = "default"
 """The entry point of this name is an alias for the algorithm to train if none is named."""
 
@@ -91,6 +93,11 @@ def algorithms() -> list[Entry]:
 def recipe_packages() -> list[Entry]:
     """The registered packages of recipes; none is imported."""
     return _entries(RECIPE_GROUP)
+
+
+def config_packages() -> list[Entry]:
+    """The registered packages of tables for other programs' config files; none is imported."""
+    return _entries(CONFIG_GROUP)
 
 
 def packages() -> dict[str, str]:

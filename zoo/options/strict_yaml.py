@@ -221,3 +221,9 @@ def read_front(text: str) -> dict[str, Any]:
         # Another program's file: whatever is wrong with it, it says nothing here.
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def spelled(name: str, value: Any) -> str:
+    """One option in one line, such that `read_yaml` returns it."""
+    inside = yaml.dump({name: value}, Dumper=_Dumper, allow_unicode=True, default_flow_style=True, width=10**6)
+    return inside.strip()[1:-1]

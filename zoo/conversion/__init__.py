@@ -1,0 +1,1 @@
+"""Config files of other programs, in zoo's words."""
