@@ -11,10 +11,12 @@ import platform
 import re
 import shutil
 import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -232,6 +234,32 @@ def _damaged(file: Path, why: str, line: int | None = None, where: str = "") -> 
     )  # fmt: skip
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a process holds a folder with `hold`; no, where nothing can be locked."""
+    with contextlib.ExitStack() as held:
+        try:
+            _lock(folder, held)
+        except BlockingIOError:
+            return True
+        except (ImportError, OSError):
+            pass
+        return False
+
+
+def remove_run(run: Run) -> None:
+    """Delete the folder of a run. Raises ZooError while another process trains it, or where it cannot be deleted."""
+    with run.alone():
+        # Half of a run is not taken for one.
+        beside = run.path.with_name(f".tmp-{socket.gethostname()}-{os.getpid()}")
+        try:
+            os.rename(run.path, beside)
+            shutil.rmtree(beside)
+        except OSError as error:
+            raise ZooError(
+                f"{error.filename or run.path} cannot be deleted: {error.strerror}.", "Delete it by hand."
+            ) from None
+
+
 def check_name(out: str, name: str | None) -> None:
     """Raises ZooError for an impossible name, or for the name of an existing run."""
     if name is None:
@@ -247,16 +275,19 @@ def check_name(out: str, name: str | None) -> None:
             "finished": f" It is finished; to train further from it: --model {taken.typed}.",
             "failed": " It has failed; remove it to make it again.",
         }.get(taken.status, f" It is not finished; to continue it: zoo resume {taken.typed}")
+        if is_held(taken.path):
+            go_on = f" It is being trained; to watch it: zoo runs --follow {taken.typed}"
     raise ZooError(f"There is already a run {taken.path}.", f"Choose another --name.{go_on}")
 
 
 def create_run(
-    out: str, name: str | None, default: str, config: dict[str, Any], command: str = "", **content: Any
-) -> Run:
+    out: str, name: str | None, default: str, config: dict[str, Any], command: str = "", device: str = "",
+    **content: Any,
+) -> Run:  # fmt: skip
     """A new run folder with run.yaml, command.txt, environment.json, and a JSON file for each further argument.
 
-    command: what was typed. The folder appears complete or not at all. Raises ZooError if a run with that name
-    exists or the folder cannot be made.
+    command: what was typed; device: the name of what computes. The folder appears complete or not at all. Raises
+    ZooError if a run with that name exists or the folder cannot be made.
     """
     parent = typed_path(out)
     check_name(out, name)
@@ -267,7 +298,8 @@ def create_run(
         temporary.path.mkdir(parents=True)
         write_yaml(temporary.path / "run.yaml", config)
         (temporary.path / "command.txt").write_text(scrubbed(command) + "\n", encoding="utf-8")
-        for file, values in {"environment": environment(), **content}.items():
+        place = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "device": device, **environment()}
+        for file, values in {"environment": place, **content}.items():
             temporary.write_json(f"{file}.json", values)
         return Run(_claim(temporary.path, out, name, default))
     except OSError as error:
@@ -335,11 +367,26 @@ def _claim(temporary: Path, out: str, name: str | None, default: str) -> Path:
 def environment() -> dict[str, Any]:
     """Versions and machine, names only: no paths, no environment variables."""
     return {
+        "zoo": zoo.__version__,
+        **({"commit": commit} if (commit := _commit()) else {}),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": os.cpu_count(),
         "packages": {name: _version(name) for name in PACKAGES},
     }
+
+
+@cache
+def _commit() -> str:
+    """The commit of a checkout of zoo, `-dirty` where files differ from it; "" for an installed package."""
+    folder = Path(zoo.__file__).parent.parent
+    if not (folder / ".git").exists():
+        return ""
+    asked = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(asked, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 @cache

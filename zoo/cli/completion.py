@@ -1,4 +1,4 @@
-"""What a shell offers behind `zoo train --algo`, `zoo resume` and `zoo chat`: algorithms, runs, their checkpoints."""
+"""What a shell offers behind `zoo train`, `zoo resume` and `zoo chat`: algorithms, runs, their checkpoints."""
 
 from __future__ import annotations
 
@@ -10,6 +10,22 @@ from zoo.contract import registry
 def is_completion() -> bool:
     """Whether a shell asks how a line may go on."""
     return "_ZOO_COMPLETE" in os.environ
+
+
+AT_ONCE = """
+if [[ $funcstack[1] == _%(prog_name)s ]]; then
+  %(complete_func)s "$@"
+fi
+"""
+
+
+def mend_zsh() -> None:
+    """Let zsh complete at the first tab: typer's file then only defines what completes from the second on."""
+    from typer import _completion_shared
+
+    scripts = _completion_shared._completion_scripts
+    if AT_ONCE not in scripts["zsh"]:
+        scripts["zsh"] += AT_ONCE
 
 
 def algorithm_names(incomplete: str) -> list[str]:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.cli.completion import model_names
-from zoo.cli.listings import Adapter, Json, TemplateArgs
+from zoo.cli.listings import NARROW_TABLE, Adapter, Json, TemplateArgs, show_entry
 from zoo.contract import registry
 from zoo.errors import ZooError
 from zoo.terminal import Console, print_json
@@ -225,9 +225,14 @@ def _list(available: dict[str, Any], as_json: bool) -> None:
             option["name"] if "default" not in option else f"{option['name']}={option['default']}"
             for option in card["options"]
         )
+        name = card["name"] + ("*" if card["by_default"] else "")
+        if console.width < NARROW_TABLE:
+            show_entry(console, name, card["help"], ", ".join(filter(None, (f"for a {SORTS[card['head']]}", options))))
+            continue
         about = Text.assemble(card["help"], (f"\n{options}" if options else "", "dim"))
-        table.add_row(card["name"] + ("*" if card["by_default"] else ""), SORTS[card["head"]], about)
-    console.print(table)
+        table.add_row(name, SORTS[card["head"]], about)
+    if table.row_count:
+        console.print(table)
     console.print(
         '\n* runs when none is named. Options without = are required: zoo eval last --eval "accuracy(data=rows.jsonl, '
         'reward=numeric)". docs/evals.md explains each.',

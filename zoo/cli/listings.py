@@ -1,32 +1,24 @@
-"""`zoo algos`, `environments`, `guards`, `optimizers`, `schedules`, `templates` and `runs`: lists of what there is."""
+"""`zoo algos`, `environments`, `guards`, `optimizers`, `schedules`, and `templates`: lists of what there is."""
 
 from __future__ import annotations
 
 import inspect
 from dataclasses import asdict
-from itertools import zip_longest
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.cells import cell_len, set_cell_size
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from zoo.cards import about, described
-from zoo.cli.completion import algorithm_names, run_names
+from zoo.cli.completion import algorithm_names
 from zoo.contract import registry
 from zoo.data.encoding.named import named_templates
 from zoo.errors import ZooError, nearest
-from zoo.numbers import decimal
 from zoo.options.points import OPTIMIZER, Point, is_points, known, shown
-from zoo.options.strict_yaml import read_some
-from zoo.terminal import Console, plain, print_json
+from zoo.terminal import Console, print_json
 
-COLUMNS = ("run", "status", "algo", "model", "data", "steps", "before → after")
-SHOWN_OPTIONS = ("algo", "model", "data")
-"""Options that a list of runs shows."""
 NARROW_TABLE = 76
 """Columns below which the descriptions of algorithms do not fit next to their names."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -68,11 +60,15 @@ def _show_algorithms(rows: list[dict[str, Any]]) -> None:
         if console.width >= NARROW_TABLE:
             table.add_row(row["name"], row["data"], row["paper"], text)
             continue
-        console.print(Text(row["name"], style="bold"), soft_wrap=True)
-        facts = ", ".join(filter(None, (f"from {row['data']}", row["paper"])))
-        console.print(Padding(Text.assemble(text, "\n", (facts, "dim")), (0, 0, 0, 2)))
+        show_entry(console, row["name"], text, ", ".join(filter(None, (f"from {row['data']}", row["paper"]))))
     if table.row_count:
         console.print(table)
+
+
+def show_entry(console: Console, name: str, text: Text | str, facts: str) -> None:
+    """An entry of a list as a paragraph, for a terminal in which a table would cut names."""
+    console.print(Text(name, style="bold"), soft_wrap=True)
+    console.print(Padding(Text.assemble(text, "\n" if text and facts else "", (facts, "dim")), (0, 0, 0, 2)))
 
 
 def algorithm_card(name: str) -> dict[str, Any]:
@@ -279,117 +275,3 @@ def guard_row(name: str, factory: Any) -> dict[str, Any]:
         "name": name, "description": (inspect.getdoc(factory) or "").split("\n")[0],
         "action": getattr(factory, "action", "off"), "runs": runs_of(factory), "options": options,
     }  # fmt: skip
-
-
-def runs(
-    name: Annotated[
-        str | None, typer.Argument(help="One run: path, name or last; by default all.", autocompletion=run_names)
-    ] = None,
-    out: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "runs",
-    follow: Annotated[
-        bool, typer.Option(help="Show what the run does until it ends: state, time left, curves, alarms, answers.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """List the runs, or show one: scores before and after, options that differ from the defaults, and its files."""
-    from zoo.runs import find_run, find_runs
-
-    if follow:
-        if as_json:
-            raise ZooError("--json and --follow cannot be combined.", "Read metrics.jsonl in the folder of the run.")
-        from zoo.report.follow import follow as follow_run
-
-        raise typer.Exit(follow_run(find_run(name or "last", out), Console()))
-    selected = [find_run(name, out)] if name else find_runs(out)
-    rows = [_run_row(run) if name else _readable_row(run) for run in selected]
-    if as_json:
-        print_json(
-            rows if name is None else {**rows[0], "config": selected[0].config, "metrics": selected[0].metrics[-1:]}
-        )
-        return
-    if not rows:
-        Console().print(f"No runs in {out}/ yet. Start one with `zoo train`.")
-        return
-    _show_runs(rows)
-    if name:
-        _show_run(selected[0])
-
-
-def _show_runs(rows: list[dict[str, Any]]) -> None:
-    """A table if it fits; otherwise one paragraph each, so that names can be copied."""
-    console, table, paragraphs = Console(), [list(COLUMNS)], []
-    for row in rows:
-        model, data = (Path(str(row[name])).name for name in ("model", "data"))
-        measured = [name for name in row["after"] if name in row["before"]][:4]
-        changes = [f"{name} {decimal(row['before'][name])} → {decimal(row['after'][name])}" for name in measured]
-        cells = [row["name"], row["status"], row["algo"], model, data, str(row["steps"]), "\n".join(changes)]
-        table.append(cells)
-        facts = f"{row['status']}, {row['steps']} steps, {row['algo']} of {model} on {data}"
-        paragraphs.append((row["name"], [facts, *changes]))
-    lines = _aligned(table)
-    if max(map(cell_len, lines)) <= console.width:
-        console.print(Text(lines[0], style="bold"), soft_wrap=True)
-        console.print(Text("\n".join(lines[1:])), soft_wrap=True)
-        paragraphs = []
-    for name, lines in paragraphs:
-        console.print(Text(name, style="bold"), soft_wrap=True)
-        console.print(Padding(Text("\n".join(lines), overflow="fold"), (0, 0, 0, 2)))
-    for row in rows:
-        if "error" in row:
-            console.say(row["error"])
-
-
-def _aligned(table: list[list[str]]) -> list[str]:
-    """The lines of a table, whose cells may have several. Rich's own takes seconds for a thousand rows."""
-    split = [[plain(cell).split("\n") for cell in cells] for cells in table]
-    widths = [max(cell_len(line) for cells in split for line in cells[i]) for i in range(len(table[0]))]
-    return [
-        "  ".join(set_cell_size(cell, width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for cells in split for line in zip_longest(*cells, fillvalue="")
-    ]  # fmt: skip
-
-
-def _readable_row(run: Any) -> dict[str, Any]:
-    """The row of a run in a list; one with a damaged file does not hide the others."""
-    try:
-        return _run_row(run)
-    except ZooError as error:
-        unknown = dict.fromkeys(("algo", "model", "data", "steps"), "?")
-        facts = {"name": run.name, "path": str(run.path), "status": "damaged", **unknown}
-        return {**facts, "before": {}, "after": {}, "error": error.message}
-
-
-def _run_row(run: Any) -> dict[str, Any]:
-    from zoo.training.record.heartbeat import read_beat, state_of
-
-    summary, beat = run.summary, read_beat(run)
-    state = state_of(summary, beat)
-    return {
-        "name": run.name,
-        "path": str(run.path),
-        "status": state,
-        **dict.fromkeys(SHOWN_OPTIONS, "?"),
-        **read_some(run.path / "run.yaml", SHOWN_OPTIONS),
-        "steps": beat.step if beat and state in ("training", "dead") else summary.get("steps", "?"),
-        "before": summary.get("before", {}),
-        "after": summary.get("after", {}),
-    }
-
-
-def _show_run(run: Any) -> None:
-    from zoo.options.config import TrainConfig
-    from zoo.runs import saved_steps
-
-    console = Console()
-    if "reason" in run.summary:
-        console.say(f"  {run.summary['reason']} {run.summary.get('hint', '')}")
-    defaults = {"algo": run.config.get("algo"), **asdict(TrainConfig())}
-    own = {name: value for name, value in run.config.items() if name not in defaults or value != defaults[name]}
-    for name, value in own.items():
-        console.print(f"  {name} {value}")
-    for file in sorted(run.path.iterdir()):
-        console.say(f"  {file}")
-    if steps := saved_steps(run):
-        console.say(f"checkpoints {', '.join(f'{run.typed}@step-{step}' for step in steps)}")
-    if run.command:
-        console.say(f"command: {run.command}")

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from zoo import __version__
+from zoo.cli.completion import mend_zsh
 from zoo.cli.help import App
 from zoo.errors import PluginError, ZooError
 from zoo.secrets import scrubbed
@@ -62,7 +63,8 @@ COMMANDS = {
     "label": ("label", ""),
     "eval": ("evaluate", ""),
     "chat": ("models", 'zoo chat last --vs smollm2-135m    zoo chat last --prompt "Name three fruits."'),
-    "runs": ("listings", "zoo runs    zoo runs last    zoo runs --json"),
+    "runs": ("runs", "zoo runs    zoo runs last    zoo runs --sort instructions    zoo runs --follow last    "
+                     "zoo runs --delete sft-1    zoo runs --json"),
     "board": ("board", "zoo board    zoo board --port 0    zoo board --out other-runs"),
     "compare": ("compare", ""),
     "recipes": ("recipes", ""),
@@ -77,12 +79,30 @@ COMMANDS = {
                        "zoo check --environment ./shop.py:Shop"),
     "cache": ("cache", "zoo cache    zoo cache --kind data --json    zoo cache clear --older 30d"),
     "doctor": ("doctor", "zoo doctor --json"),
+    "help": ("main", "zoo help    zoo help train    zoo help train dpo"),
 }  # fmt: skip
 """Every command, in the order of the help page: its module in zoo.cli, and examples if that has none."""
-FUNCTIONS = {"eval": "evaluate", "new-plugin": "new_plugin", "convert-config": "convert_config"}
+FUNCTIONS = {"eval": "evaluate", "new-plugin": "new_plugin", "convert-config": "convert_config", "help": "show_help"}
 """The functions whose names differ from their command."""
 MADE = ("compare", "label")
 """Commands whose flags are made from options."""
+
+
+def command_names(incomplete: str) -> list[str]:
+    return [name for name in COMMANDS if name.startswith(incomplete)]
+
+
+def show_help(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="COMMAND", help="A command, and of train an algorithm.", autocompletion=command_names),
+    ] = None,
+) -> None:
+    """Show the help of a command: `zoo help train` is `zoo train --help`."""
+    command = words or []
+    app.registered_commands.clear()
+    add_commands(command)
+    app(args=[*command, "--help"])
 
 
 def add_commands(arguments: list[str]) -> None:
@@ -127,6 +147,8 @@ def main() -> None:
     if ("--log-format", "json") in pairwise(part for word in sys.argv for part in word.split("=", 1)):
         _main_in_json_lines()
         return
+    if sys.argv[1:2] in (["--install-completion"], ["--show-completion"]):
+        mend_zsh()
     try:
         add_commands(typed())
         app()

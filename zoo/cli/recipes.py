@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from zoo.cli.listings import Json
+from zoo.cli.listings import NARROW_TABLE, Json, show_entry
 from zoo.errors import ZooError
 from zoo.terminal import Console, print_json
 
@@ -88,13 +88,15 @@ def _list(as_json: bool) -> None:
         table.add_column(title, no_wrap=title in ("name", "paper"), overflow="fold", min_width=least)
     for entry in entries:
         name = entry.name if names.count(entry.name) == 1 else entry.full_name
-        cells: tuple[Text | str, ...] = (
-            name,
-            *_cells(entry),
-            _verdict(entry.verdict, entry.date, entry.stale, short=True),
-        )
+        verdict = _verdict(entry.verdict, entry.date, entry.stale, short=True)
+        paper, algorithms, hardware, laptop = _cells(entry)
+        if console.width < NARROW_TABLE:
+            show_entry(console, name, verdict, ", ".join(filter(None, (paper, algorithms, laptop))))
+            continue
+        cells: tuple[Text | str, ...] = (name, paper, algorithms, hardware, laptop, verdict)
         table.add_row(*(cell for title, cell in zip(TITLES, cells, strict=True) if title in shown))
-    console.print(table)
+    if table.row_count:
+        console.print(table)
     for entry in entries:
         if entry.error:
             console.print(f"{entry.full_name}: {entry.error}", style="red")

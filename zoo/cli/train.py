@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from zoo.training.outlook import Outlook
 
 EPILOG = (
-    "Examples: zoo train    zoo train --algo dpo --beta 0.2 --lora    zoo train --algo dpo --help    "
-    "zoo train --data rows.jsonl --max-length 512    zoo train --algo dpo --dry-run    "
+    "Examples: zoo train    zoo train dpo --beta 0.2 --lora    zoo train dpo --help    "
+    "zoo train --data rows.jsonl --max-length 512    zoo train dpo --dry-run    "
     "zoo train --config runs/sft-smollm2-135m-1/run.yaml    zoo train --recipe ipo --stage 'ipo(tau=0.1)' --laptop"
 )
 
@@ -103,8 +103,8 @@ def _owners(name: str) -> list[str]:
 
 
 def _named_algorithm(arguments: list[str]) -> str | None:
-    """The value of --algo, or the `algo` of the file that --config names, or of the stage of a recipe."""
-    algo, config = _value(arguments, "--algo"), _value(arguments, "--config")
+    """The first word, or the value of --algo, or the `algo` of the file of --config, or of the stage of a recipe."""
+    algo, config = _one_algorithm(_word(arguments), _value(arguments, "--algo")), _value(arguments, "--config")
     recipe = _value(arguments, "--recipe")
     if algo is None and recipe is not None:
         from zoo.recipes.single import find_stage
@@ -117,6 +117,18 @@ def _named_algorithm(arguments: list[str]) -> str | None:
         judge_config(config, [word[2:].partition("=")[0].replace("-", "_") for word in arguments if word[:2] == "--"])
         algo = read_yaml(config).get("algo")
     return algo
+
+
+def _word(arguments: list[str]) -> str | None:
+    """The algorithm of `zoo train dpo`."""
+    return next((word for word in arguments[1:2] if not word.startswith("-")), None)
+
+
+def _one_algorithm(word: str | None, algo: str | None) -> str | None:
+    """The algorithm that is named by its word or by --algo. Raises ZooError where these are two."""
+    if word and algo and word != algo:
+        raise ZooError(f"Two algorithms are named: {word}, and --algo {algo}.", f"Name one: zoo train {word} …")
+    return word or algo
 
 
 def _value(arguments: list[str], flag: str) -> str | None:
@@ -136,10 +148,11 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
     def train(**typed: Any) -> None:
         """Train a model with one of the installed algorithms.
 
-        Without options, it trains the default algorithm on the starter set. `--algo NAME --help` also shows that
+        Without options, it trains the default algorithm on the starter set. `zoo train NAME --help` also shows that
         algorithm's options.
         """
-        algo, config, dry_run = typed.pop("algo"), typed.pop("config"), typed.pop("dry_run")
+        algo = _one_algorithm(typed.pop("algorithm"), typed.pop("algo"))
+        config, dry_run = typed.pop("config"), typed.pop("dry_run")
         as_json, log_format, elsewhere = typed.pop("as_json"), typed.pop("log_format"), typed.pop("elsewhere")
         for flag, given in (("--json", as_json), ("--elsewhere", elsewhere)):
             if given and not dry_run:
@@ -169,13 +182,12 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
 
     fixed = [
         (
-            "algo",
-            str,
-            typer.Option(
-                help="The algorithm: a name from `zoo algos`, or ./file.py:Class.", show_default="default",
-                autocompletion=algorithm_names,
-            ),
+            "algorithm", str,
+            typer.Argument(help="The algorithm: a name from `zoo algos`, or ./file.py:Class. It comes before options.",
+                           autocompletion=algorithm_names),
         ),
+        ("algo", str, typer.Option(help="The same as an option.", show_default="default",
+                                   autocompletion=algorithm_names)),
         ("config", str, typer.Option(help="A YAML file of options, such as the run.yaml of a run.", metavar="FILE")),
         ("recipe", str, typer.Option(help="Train one --stage of this recipe (`zoo recipes` lists them).")),
         ("stage", str, typer.Option(help="The stage of the recipe; other options override its own.")),

@@ -17,7 +17,7 @@ from zoo.errors import ZooError, nearest
 from zoo.libraries import hub
 from zoo.models.default import HUB_NAME, NAME, WHEEL, convert_gguf, default_model, is_unpacked, unpacked_folder
 from zoo.paths import cache_folder, typed_path
-from zoo.runs import Run, find_run, find_runs, is_run_name, saved_steps, split_checkpoint
+from zoo.runs import Run, find_run, find_runs, is_held, is_run_name, saved_steps, split_checkpoint
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
@@ -312,9 +312,10 @@ def _finished_run(run: Path) -> Path:
     if not (run / "model" / "config.json").is_file() and not (run / "model" / "adapter_config.json").is_file():
         if (stored := Run(run)).status == "failed":
             raise ZooError(f"The run {run} has failed, so it has no model.", str(stored.summary.get("reason", "")))
-        hint = f"Finish it first: zoo resume {run}"
+        finish = f"wait for its end: zoo runs --follow {run}" if is_held(run) else f"finish it first: zoo resume {run}"
+        hint = f"{finish[0].upper()}{finish[1:]}"
         if saved_steps(Run(run)):
-            hint = f"Name a checkpoint of it: {Run(run).typed}@last. Or finish it first: zoo resume {run}"
+            hint = f"Name a checkpoint of it: {Run(run).typed}@last. Or {finish}"
         raise ZooError(f"The run {run} has no model yet.", hint)
     return run / "model"
 

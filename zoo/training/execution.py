@@ -31,6 +31,7 @@ from zoo.randomness import apart, seed_everything
 from zoo.runs import BEST, ENDING, TEMPLATE, Run, check_name, create_run, default_name
 from zoo.terminal import Console
 from zoo.training.assembly import Assembly
+from zoo.training.fingerprints import of_device
 from zoo.training.fitting import Fitting
 from zoo.training.online.rollouts import Rollouts
 from zoo.training.record import report
@@ -170,7 +171,8 @@ class Execution:
             config = {**self.resolved.as_dict(), "name": None}
             default = default_name(self.resolved.algo, self.assembly.source.short_name)
             self.run = create_run(
-                self.core.out, self.core.name, default, config, self.command, data=self.assembly.data.facts,
+                self.core.out, self.core.name, default, config, self.command,
+                device=of_device(self.assembly.device)["device"]["name"], data=self.assembly.data.facts,
                 origins=self.resolved.origins(), fingerprints=contents(self.assembly.prints(), []), **job_facts(),
             )  # fmt: skip
             self.created = self.run

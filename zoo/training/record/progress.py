@@ -32,11 +32,16 @@ def line_of(step: int, total: int, values: Mapping[str, float], pace: Mapping[st
 
     total: 0 where it is not known; pace: what `Pace.facts` gives.
     """
+    parts = [f"step {step}/{total}" if total else f"step {step}", pace_of(pace), short(values)]
+    return "  ".join(filter(None, parts))
+
+
+def pace_of(pace: Mapping[str, Any]) -> str:
+    """`2m13s, 3m20s left  3,289 tokens/s`, of what is known."""
     took = [duration(pace["seconds"])] if "seconds" in pace else []
     left = [f"{duration(pace['seconds_left'])} left"] if "seconds_left" in pace else []
     speed = f"{pace['tokens_per_second']:,.0f} tokens/s" if pace.get("tokens_per_second") else ""
-    parts = [f"step {step}/{total}" if total else f"step {step}", ", ".join([*took, *left]), speed, short(values)]
-    return "  ".join(filter(None, parts))
+    return "  ".join(filter(None, (", ".join([*took, *left]), speed)))
 
 
 def duration(seconds: float) -> str:
