@@ -307,6 +307,7 @@ NOT_RUN = {
     r"^CHANGELOG.md: ": "tells what there is; the other pages show it",
     r"recipes/README.md: zoo reproduce": "the same command for each recipe; test_recipes_bundled.py makes every plan",
     r"zoo board": "shows a page until ctrl-C; test_board.py and test_browser.py have it",
+    r"zoo runs --delete": "removes a run; test_run_commands.py does so",
     r"zoo recipes --table": "writes into the checkout; test_recipe_table.py does so elsewhere",
     r"--devices [24]": "starts processes of its own; slow, below",
     r"--num-nodes 2": "needs two machines; test_cluster.py plays both",

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
 
 from zoo.secrets import scrubbed
+
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
 
 OUT_OF_TIME = 75
 """The exit status of a run that has used its time: EX_TEMPFAIL of sysexits.h, "try again later"."""
@@ -47,6 +52,23 @@ class TrainingFailed(ZooError):
     """A run finished without training anything: exit status 1; resuming would not help."""
 
     exit_status = 1
+
+
+def in_words(function: Callable[Given, Result]) -> Callable[Given, Result]:
+    """A function for programs, whose `ZooError` shows the caller's line and none of those within.
+
+    A fault of a plugin keeps the traceback of its cause.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Given.args, **options: Given.kwargs) -> Result:
+        try:
+            return function(*arguments, **options)
+        except ZooError as error:
+            cause = error.__cause__ if isinstance(error, PluginError) else None
+            raise error.with_traceback(None) from cause
+
+    return call
 
 
 def was_asked(error: BaseException) -> bool:

@@ -18,12 +18,14 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import zoo
-from zoo.errors import ZooError, nearest
+from zoo.contract.lent import PREFIX, is_lent
+from zoo.errors import ZooError, in_words, nearest
 from zoo.options.strict_yaml import read_yaml, write_yaml
 from zoo.paths import typed_path, write_text
 from zoo.secrets import scrubbed
@@ -72,6 +74,16 @@ class Run:
         return self.read_rows("metrics.jsonl")
 
     @property
+    def frame(self) -> Any:
+        """The metrics as a frame of pandas, a row for each step; those of validations are the columns `val/…`."""
+        import pandas
+
+        rows: dict[int, dict[str, Any]] = {}
+        for row in self.metrics:
+            rows.setdefault(row["step"], {}).update(row)
+        return pandas.DataFrame(list(rows.values())).set_index("step") if rows else pandas.DataFrame()
+
+    @property
     def timings(self) -> list[dict[str, Any]]:
         """Seconds and tokens per second of each logged step and of the rollout before it."""
         return self.read_rows("timing.jsonl")
@@ -94,6 +106,13 @@ class Run:
     def load(self) -> tuple[Any, Any]:
         """The trained model and its tokenizer."""
         return zoo.load(str(self.path))
+
+    def plot(self, *metrics: str) -> Any:
+        """The metrics by step, as a picture that a notebook shows: `run.plot("loss", "val/loss")`."""
+        return zoo.plot(self, *metrics)
+
+    def _repr_html_(self) -> str:
+        return str(import_module("zoo.report.notebook").html_of(self))
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A file of the run; {} if there is none. Raises ZooError that names it and the line if it is damaged."""
@@ -321,7 +340,8 @@ def _remove_unfinished(parent: Path) -> None:
 
 def default_name(algo: str, model: str) -> str:
     """The default name of a run without its number. model: the short name of its start."""
-    return f"{Path(algo.split(':')[0]).stem if '.py' in algo else algo}-{model}"
+    of_file = Path(algo.split(":")[0]).stem if ".py" in algo else algo
+    return f"{of_file.removeprefix(PREFIX).lower() if is_lent(algo) else of_file}-{model}"
 
 
 def next_name(out: str, default: str) -> str:
@@ -420,6 +440,12 @@ def find_run(name: str, out: str = "runs") -> Run:
         f"No run is called '{name}' in {out}/.{nearest(name, names)}",
         f"There are: {', '.join(names)}." if names else "There are no runs yet; start one with `zoo train`.",
     )
+
+
+@in_words
+def load_run(name: str | Path = "last", out: str = "runs") -> Run:
+    """A run by its path, its name under `out`, or `last`: `zoo.load_run("last").frame`. Raises ZooError."""
+    return find_run(str(name), out)
 
 
 def is_run_name(name: str, out: str = "runs") -> bool:

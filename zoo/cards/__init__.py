@@ -15,6 +15,7 @@ from zoo.cards.algorithms import describe, stand_in
 from zoo.contract import registry
 from zoo.contract.algorithm import Algorithm
 from zoo.contract.descriptions import source_of
+from zoo.contract.lent import is_lent
 from zoo.contract.plugin_files import is_file_name
 from zoo.errors import ZooError
 from zoo.paths import typed_path
@@ -26,6 +27,8 @@ def described(name: str) -> tuple[str, type[Algorithm]]:
     Such a class declares what the real class declares and checks options in the same way. Its hooks are stubs. Raises
     ZooError as `load_algorithm` does.
     """
+    if is_lent(name):
+        return registry.load_algorithm(name)
     place = _place(name)
     card = None if place is None else kept.read("algorithm", place)
     if card is not None:

@@ -226,11 +226,11 @@ def _show_results(results: dict[str, Any], console: Console) -> None:
     for name in names:
         console.print(f"{name}: {results['measures'][name]}")
     for row in results["differences"]:
-        if row["from"] == "start":
-            console.print(
-                f"{row['score']} of {row['to']} against the start: {signed(row['change'])} (95 % interval "
-                f"{interval(row)}, {row['n']} prompts)", soft_wrap=True,
-            )  # fmt: skip
+        other = "the start" if row["from"] == "start" else row["from"]
+        console.print(
+            f"{row['score']} of {row['to']} against {other}: {signed(row['change'])} (95 % interval "
+            f"{interval(row)}, {row['n']} prompts)", soft_wrap=True,
+        )  # fmt: skip
     for line in [*results["warnings"], *(f"{row['run']} failed: {row['error']}" for row in results["failed"])]:
         console.print(line, style="yellow")
 

@@ -11,7 +11,6 @@ from rich.text import Text
 
 from zoo.cli.completion import model_names
 from zoo.cli.listings import NARROW_TABLE, Adapter, Json, TemplateArgs, show_entry
-from zoo.contract import registry
 from zoo.errors import ZooError
 from zoo.terminal import Console, print_json
 
@@ -86,7 +85,7 @@ def evaluate(
     """
     from zoo.data.encoding import named
     from zoo.data.encoding.named import AUTO, template_text
-    from zoo.evals.chosen import Chosen, by_default, choose
+    from zoo.evals.chosen import choose
     from zoo.models.names import expect, with_adapter
     from zoo.training.outlook import evaluations
 
@@ -109,30 +108,22 @@ def evaluate(
     model = with_adapter(model, adapter, out) if needs_model else model
     for name in filter(None, (model, against)) if needs_model else ():
         expect(name, out)
+    from zoo.evals.calls import measured, to_measure
     from zoo.evals.subject import load_subject
-    from zoo.models.scalar import is_scorer
     from zoo.training.record.progress import counter
 
     console = Console(stderr=as_json)
-    available = registry.contributions(registry.manager(), "evals")
-    wanted = choose(evals, available)
     subject: Any = None
     if needs_model:
         progress = None if as_json else counter(console, "answers")
         subject = load_subject(
             model, out, console.say, against=against, limit=limit, progress=progress, asked=template, args=args
         )
-        head = "scalar" if is_scorer(subject.model) else "lm"
-        wanted = choose(evals, available, head)
-        if not wanted and not reward:
-            wanted = by_default(available, head)
-        if reward and head != "lm":
-            raise ZooError(f"--reward is for a language model, and {model} is a reward model.", "Leave it out.")
-        asked = _as_evals(reward or [], data or "starter", columns, max_new_tokens, out, console.say)
-        wanted += [Chosen(text, evaluation, {}) for text, evaluation in asked.items()]
+    wanted = to_measure(
+        subject, evals, reward or [], data or "starter", columns, max_new_tokens, out, console.say
+    )  # fmt: skip
     results = {}
-    for chosen in wanted:
-        score = chosen.run(subject)
+    for chosen, score in measured(subject, wanted):
         results[score.name] = {**score.as_json(), "samples": score.samples[:samples]}
         if not as_json:
             _show(console, score, chosen.evaluation.help, samples)
@@ -176,35 +167,6 @@ def _judged(
     check_judge(judge, out)
     options = {"data": data, "judge": judge, "columns": columns, "max_new_tokens": max_new_tokens}
     return [spell("win_rate", {name: value for name, value in options.items() if value})]
-
-
-def _as_evals(texts: list[str], data: str, columns: str, max_new_tokens: int, out: str, say: Any) -> dict[str, Any]:
-    """An evaluation for each reward, on the prompts of a source."""
-    if not texts:
-        return {}
-    import torch
-
-    from zoo.evals import Eval
-    from zoo.evals.answers import reward_eval
-    from zoo.evals.rows import records_of
-    from zoo.rewards.reward import Reward
-    from zoo.rollout.engine import Sampling
-
-    greedy = Sampling(max_new_tokens=max_new_tokens, temperature=0.0)
-    named = registry.contributions(registry.manager(), "rewards")
-
-    def evaluation(text: str) -> Eval:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        # There is only one batch, so a reward that fails on all of it is an error at once.
-        reward = Reward(text, named, out, device, say=say, patience=1, max_new_tokens=max_new_tokens)
-        return Eval(
-            f"Mean reward of greedy answers to the prompts of {data}.",
-            lambda subject: reward_eval(
-                text, subject, records_of(subject, data, "prompt", columns=columns), reward, greedy
-            ),
-        )
-
-    return {text: evaluation(text) for text in texts}
 
 
 # -- the list ----------------------------------------------------------------------------------------------------

@@ -70,36 +70,33 @@ def chat(
     from zoo.contract.registry import contributions, manager
     from zoo.data.row_errors import RowError
     from zoo.environments.named import make_pool
-    from zoo.evals.answers import answer_texts
+    from zoo.evals.calls import Chat
     from zoo.evals.episodes import played
     from zoo.evals.subject import load_subject
     from zoo.rollout.engine import Sampling
 
     console = Console()
     pool = make_pool(environment, contributions(manager(), "environments"), WAIT) if environment else None
-    subjects = {
-        name: load_subject(name, out, console.say, head="lm", asked=template, args=args)
-        for name in [model, *([versus] if versus else [])]
-    }
-    start = [{"role": "system", "content": system}] if system else []
-    histories: dict[str, list[dict[str, Any]]] = {name: list(start) for name in subjects}
     sampling = Sampling(max_new_tokens=max_new_tokens, temperature=temperature)
+    chats = {
+        name: Chat(name, load_subject(name, out, console.say, head="lm", asked=template, args=args), system, sampling,
+                   seed)
+        for name in [model, *([versus] if versus else [])]
+    }  # fmt: skip
     turn = 0
     while question := (prompt if prompt is not None else _ask(console)):
-        for name, subject in subjects.items():
-            histories[name].append({"role": "user", "content": question})
+        for name, conversation in chats.items():
             said = (f"{name} " if versus else "", "bold")
+            if pool is None:
+                console.print(Text.assemble(said, conversation(question)))
+                continue
+            conversation.messages.append({"role": "user", "content": question})
             try:
-                if pool is not None:
-                    record = {"prompt": histories[name]}
-                    [answer] = played(subject, pool, [record], sampling, seed + turn, max_turns)
-                    histories[name] += _shown(console, said, answer)
-                    continue
-                text = answer_texts(subject, [histories[name]], sampling, seed + turn)[0]
+                record = {"prompt": conversation.messages}
+                [answer] = played(conversation.subject, pool, [record], sampling, seed + turn, max_turns)
             except RowError as error:
                 raise ZooError(f"The chat template of {name} rejects this conversation: {error.message}.") from None
-            histories[name].append({"role": "assistant", "content": text})
-            console.print(Text.assemble(said, text))
+            conversation.messages += _shown(console, said, answer)
         turn += 1
         if prompt is not None:
             return

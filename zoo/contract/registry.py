@@ -16,6 +16,7 @@ from typing import Any
 from zoo.contract import descriptions
 from zoo.contract.algorithm import Algorithm, validate
 from zoo.contract.faults import describe_error
+from zoo.contract.lent import PREFIX, is_lent, lent
 from zoo.contract.plugin_files import is_file_name, load_file
 from zoo.contract.plugin_manager import PluginManager, contributions
 from zoo.errors import PluginError, ZooError, nearest
@@ -144,6 +145,8 @@ def load_algorithm(name: str) -> tuple[str, type[Algorithm]]:
     """
     if is_file_name(name):
         return load_file(name)
+    if is_lent(name):
+        return name.removeprefix(PREFIX), validate(lent(name), name.removeprefix(PREFIX))
     entry = find(name)
     try:
         loaded = EntryPoint(entry.name, entry.target, ALGORITHM_GROUP).load()

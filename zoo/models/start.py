@@ -19,7 +19,7 @@ from zoo.cards import described
 from zoo.contract.plugin_files import is_file_name
 from zoo.data.encoding.named import listed, template_args
 from zoo.data.encoding.new_tokens import NewTokens
-from zoo.errors import ZooError
+from zoo.errors import ZooError, in_words
 from zoo.libraries.adapters import merged, set_base_named
 from zoo.libraries.architecture import ending_ids, recompute_activations, save_ending_ids, set_ending_ids
 from zoo.libraries.pretrained import Gathered, save
@@ -72,6 +72,7 @@ def resolve_start(name: str, out: str, say: Say) -> Source:
         raise told_of_runs(error, name, out) from None
 
 
+@in_words
 def load(name: str, out: str = "runs") -> tuple[Any, Any]:
     """A model in float32 on the CPU, and its tokenizer: `zoo.load("last")`.
 

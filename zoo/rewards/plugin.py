@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from zoo.contract.hookspecs import hookimpl
+from zoo.contract.lent import is_lent, lent_functions
 
 
 def bundled() -> dict[str, Any]:
-    """Every bundled reward by its name."""
+    """Every bundled reward by its name, and those that a Python program gives."""
     from zoo.rewards import checkers, code, episodes, ifeval, instructions, maths, penalties, reasoning, served
 
     return {
@@ -26,13 +27,14 @@ def bundled() -> dict[str, Any]:
         "reasoning_gym": reasoning.reasoning_gym,
         "http": served.http,
         "environment": episodes.environment,
+        **lent_functions(),
     }
 
 
 @hookimpl
 def rewards() -> dict[str, Any]:
     # The starter set's plugin registers its own reward.
-    return {name: function for name, function in bundled().items() if name != "instructions"}
+    return {name: function for name, function in bundled().items() if name != "instructions" and not is_lent(name)}
 
 
 @hookimpl

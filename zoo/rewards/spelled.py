@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from zoo.contract.lent import is_lent, missing
 from zoo.contract.source_text import problem_of
 from zoo.errors import ZooError, nearest
 from zoo.models.names import NotFound, head_in, look_for, refuse_head
@@ -42,6 +43,8 @@ def _check(
     elif mention.name in JUDGED:
         options = judged_options(mention, expression)
         with_place(expression, mention, lambda: options.check(out))
+    elif is_lent(mention.name):
+        raise missing(mention.name)
     elif ":" in mention.name:
         _check_function(mention, expression)
     else:

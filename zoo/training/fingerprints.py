@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import zoo
 from zoo.cards.kept import sources_behind
 from zoo.contract import registry
+from zoo.contract.lent import digest_of, is_lent, lent
 from zoo.contract.plugin_files import is_file_name
 from zoo.contract.source_text import place_of
 from zoo.data.report import each_part
@@ -99,7 +100,9 @@ def of_code(options: Mapping[str, Any], installed: bool = True) -> Prints:
     """
     prints: Prints = {}
     algo = str(options.get("algo"))
-    if is_file_name(algo):
+    if is_lent(algo):
+        prints["algo"] = {"code": digest_of(lent(algo))}
+    elif is_file_name(algo):
         prints["algo"] = _sources(algo.partition(":")[0])
     elif installed:
         # The conformance suite trains classes that no package registers.
@@ -108,7 +111,9 @@ def of_code(options: Mapping[str, Any], installed: bool = True) -> Prints:
     named = {**bundled(), **registry.contributions(registry.manager(), "rewards")} if installed else {}
     for option in REWARDS:
         for mention in mentions(options.get(option)):
-            if ":" in mention.name:
+            if is_lent(mention.name):
+                prints.setdefault(option, {})["code"] = digest_of(lent(mention.name))
+            elif ":" in mention.name:
                 prints.setdefault(option, {}).update(_sources(place_of(mention.name.rpartition(":")[0])))
             elif mention.name in named:
                 module = str(getattr(inspect.unwrap(named[mention.name]), "__module__", ""))

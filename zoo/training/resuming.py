@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import zoo
+from zoo.contract.lent import is_lent
 from zoo.errors import TrainingFailed, ZooError, nearest
 from zoo.options.config import FREE, TOLD
 from zoo.options.expression import Expression, Mention
@@ -202,7 +203,7 @@ def named_code(options: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _is_foreign(mention: Mention) -> bool:
-    return ":" in mention.name and not mention.name.startswith("zoo.")
+    return ":" in mention.name and not mention.name.startswith("zoo.") and not is_lent(mention.name)
 
 
 def mentions(reward: Any) -> Iterable[Mention]:

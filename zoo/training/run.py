@@ -9,10 +9,11 @@ from typing import Any, get_args
 
 from zoo.cards import described, real
 from zoo.contract import registry
+from zoo.contract.lent import is_lent
 from zoo.data.sources.given import giving, refuse_missing_data, refuse_other_data
 from zoo.data.sources.mixture import data_defaults
 from zoo.environments.named import data_of
-from zoo.errors import ZooError
+from zoo.errors import ZooError, in_words
 from zoo.libraries.quiet import quiet_libraries
 from zoo.models.facts import weights_of
 from zoo.models.names import with_adapter
@@ -22,6 +23,7 @@ from zoo.options.fields import options_of
 from zoo.options.strict_yaml import read_yaml
 from zoo.runs import Run, find_run
 from zoo.terminal import Console
+from zoo.training.lending import again, named, refuse_missing
 from zoo.training.outlook import is_first_process, look_ahead
 from zoo.training.requeue import changes, run_to_go_on
 from zoo.training.resuming import (
@@ -35,32 +37,42 @@ from zoo.training.resuming import (
 )
 
 
+@in_words
 def train(
-    algo: str | None = None, *, config: str | Path | None = None, quiet: bool = False,
+    algo: Any = None, *, config: str | Path | None = None, quiet: bool = False,
     sources: Mapping[str, Any] | None = None, **options: Any,
 ) -> Run:  # fmt: skip
     """Train a model: `zoo.train(algo="dpo", model=…, data=…, beta=0.1)`.
 
-    algo: a registered algorithm, `name@package`, or `./file.py:Class`; config: a YAML file of options; options: as
-    `zoo train --help` lists them, the core's and the algorithm's. Returns the finished `Run`. Raises ZooError on
-    input that cannot work, TrainingStopped when training cannot go on, TrainingFailed when no step trained anything.
+    algo: a registered algorithm, `name@package`, `./file.py:Class`, or the class itself; config: a YAML file of
+    options; options: those of `zoo train --help`, the core's and the algorithm's. Returns the finished `Run`. Raises
+    ZooError on input that cannot work, TrainingStopped when training cannot go on, TrainingFailed when no step
+    trained anything.
 
     data, eval_data and decay_data may be rows themselves: a list of dicts, a generator function, a frame of pandas or
     polars, a Dataset, or a mapping of splits to these. sources: the same by names, which a mixture mentions:
     `data="0.7*python:mine + 0.3*chat.jsonl", sources={"mine": rows}`.
+
+    reward and gold_reward may be functions, model and the other roles models of transformers: a pair of model and
+    tokenizer, or a model alone, whose tokenizer is looked for where it was loaded from. A copy is trained.
     """
     judge_config(config, [*options, *(["algo"] if algo else [])])
-    with giving(options, sources) as options:
+    with named({**options, "algo": algo}) as options, giving(options, sources) as options:
+        algo = options.pop("algo")
         start = resolve_options(algo, config, options, "keyword argument")
         refuse_other_data(start[0].as_dict(), {}, sources or ())
-        named = {"algo": algo, "config": config and str(config), **options}
-        call = ", ".join(f"{name}={value!r}" for name, value in named.items() if value is not None or name in options)
+        given = {"algo": algo, "config": config and str(config), **options}
+        call = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None or name in options)
         return execute(*start, Console(quiet=quiet), command=f"zoo.train({call})")
 
 
+@in_words
 def resume(
-    run: str | Path,
+    run: str | Path | Run,
     *,
+    algo: Any = None,
+    reward: Any = None,
+    gold_reward: Any = None,
     allow_change: Collection[str] = (),
     allow_code: bool = False,
     trust_remote_code: bool = False,
@@ -79,7 +91,8 @@ def resume(
     """Go on with a stopped run from its last complete checkpoint; without one it starts again.
 
     allow_change: names of what may differ from what the run began with (docs/running.md lists them); allow_code: run
-    the code that another user's run names; data, eval_data, decay_data, sources: the rows that the program gave, again;
+    the code that another user's run names; algo, reward, gold_reward: the class and the functions that the program
+    gave, again; data, eval_data, decay_data, sources: the rows that it gave, again;
     devices, num_nodes, strategy, tensor_parallel, max_time: as of `train`, None for those that the run began with.
     Raises ZooError when the run is finished, has failed or is still going on, or differs.
     """
@@ -95,9 +108,13 @@ def resume(
         "trust_remote_code": trust_remote_code,
         "changed": {name: value for name, value in given.items() if value is not None},
     }
+    run = run.path if isinstance(run, Run) else run
+    objects = {"algo": algo, "reward": reward, "gold_reward": gold_reward}
     rows = {"data": data, "eval_data": eval_data, "decay_data": decay_data}
-    with giving({name: value for name, value in rows.items() if value is not None}, sources) as again:
-        refuse_other_data(find_run(str(run)).config, again, sources or ())
+    config = find_run(str(run)).config
+    given_rows = giving({name: value for name, value in rows.items() if value is not None}, sources)
+    with again(config, objects), given_rows as rows:
+        refuse_other_data(config, rows, sources or ())
         return resume_with(Console(quiet=quiet), run, **options)
 
 
@@ -113,6 +130,7 @@ def resume_with(
         # The first process has ended it before this one came to look.
         return stopped
     refuse_missing_data(stopped.config, str(stopped.path))
+    refuse_missing(stopped.config, str(stopped.path))
     _judge_code(stopped, allow_change, allow_code)
     options = {**(changed or {}), **({"trust_remote_code": True} if trust_remote_code else {})}
     if options.get("strategy", FSDP) != FSDP:
@@ -187,7 +205,14 @@ def resolve_options(
     name = algo or from_file or registry.default_name()
     short, cls = described(str(name))
     layers = [(str(config), file), *between, (origin, _given(given, cls))]
-    resolved = resolve(str(name) if ".py" in str(name) else short, cls, layers, data_defaults, weights_of, data_of)
+    resolved = resolve(
+        str(name) if ".py" in str(name) or is_lent(str(name)) else short,
+        cls,
+        layers,
+        data_defaults,
+        weights_of,
+        data_of,
+    )
     resolved.origin["algo"] = origin if algo else str(config) if from_file else "default"
     check_values(resolved.core, resolved.origin)
     resolved.core.model = with_adapter(resolved.core.model, resolved.core.adapter, resolved.core.out)

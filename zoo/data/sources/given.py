@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from zoo.contract.lent import PREFIX
 from zoo.data.row_errors import RowError, describe_row
 from zoo.data.sources.folders import HELD_OUT
 from zoo.data.sources.lines import Line
@@ -24,7 +25,6 @@ from zoo.data.sources.tables import arrow_lines
 from zoo.errors import NoSuchSplit, ZooError, nearest
 from zoo.limits import TOO_DEEP
 
-PREFIX = "python:"
 OPTIONS = ("data", "eval_data", "decay_data")
 """Options that take such data."""
 TAKEN = "a list of dicts, a generator function, a frame of pandas or polars, or a Dataset"
