@@ -30,10 +30,10 @@ from zoo.runs import Run
 from zoo.terminal import Console
 
 LOOPBACK = "127.0.0.1"
-EVERY = 2.0
+EVERY = 1.0
 """Seconds between two looks at the files of a page that is open."""
 LEISURE = 4
-"""At least this many times as long as a look took."""
+"""At least this many times the CPU seconds that the last look and its page took."""
 ALIVE = 15.0
 """Seconds after which a page without news hears that the board goes on, so that a closed one is noticed."""
 MOST_PAGES = 64
@@ -175,7 +175,7 @@ class Handler(BaseHTTPRequestHandler):
             seen, said = None, 0.0
             with contextlib.suppress(OSError, Gone, ZooError):
                 while True:
-                    began = time.monotonic()
+                    began = time.thread_time()
                     now = view.look()
                     if now != seen:
                         self._event(f"data: {json.dumps(view.html())}")
@@ -184,7 +184,7 @@ class Handler(BaseHTTPRequestHandler):
                         self._event(": the board goes on")
                         said = time.monotonic()
                     # Thousands of runs take long to look at, and are looked at less often.
-                    time.sleep(max(EVERY, LEISURE * (time.monotonic() - began)))
+                    time.sleep(max(EVERY, LEISURE * (time.thread_time() - began)))
         finally:
             self.server.open_pages.release()
 
