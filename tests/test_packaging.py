@@ -1,6 +1,7 @@
 """What is installed: the packages, the data that belongs to them, and nothing under a second name."""
 
 import importlib.util
+import re
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,20 @@ def test_the_version_is_the_same_everywhere():
     import zoo
 
     assert zoo.__version__ == PROJECT["project"]["version"]
+
+
+def test_a_release_finds_every_place_of_the_version():
+    for file in PROJECT["tool"]["bumpversion"]["files"]:
+        search = file["search"].format(current_version=PROJECT["project"]["version"])
+        assert (ROOT / file["filename"]).read_text(encoding="utf-8").count(search) == 1, file["filename"]
+
+
+def test_the_image_holds_what_the_package_is_built_from():
+    copied = re.findall(r"^COPY ([^-].*?) \S+$", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    folders = {folder.split("/")[0] for folder in PROJECT["tool"]["setuptools"]["package-dir"].values()}
+    needed = {"pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"], *folders}
+    kept = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    assert set(" ".join(copied).split()) == needed == {line[1:] for line in kept if line.startswith("!")}
 
 
 def test_malicious_versions_of_a_dependency_are_excluded():
