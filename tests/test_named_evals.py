@@ -531,7 +531,7 @@ def test_two_models_are_judged_in_one_command(tiny_folder, tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--judge", "smollm2-135m"], "--against names no second one. Name it: zoo eval dpo-1 --against sft-1"),
+        (["--judge", "smollm2-135m"], "--against names no second one. Name it: zoo eval last --against smollm2-135m"),
         (["--judge", "self", "--against", "last"], "--judge self would be one of the two models"),
         (["--judge", "https://host/v1", "--against", "last"], "names no model"),
         (["--data", "rows.jsonl"], "--data and --columns are for --reward and --judge"),

@@ -17,7 +17,7 @@ from zoo.terminal import Console, print_json
 EXAMPLES = (
     "zoo eval last --samples 3",
     "zoo eval smollm2-135m --eval instructions --limit 20 --json",
-    "zoo eval dpo-1 --against sft-1 --judge smollm2-135m",
+    "zoo eval last --against smollm2-135m --judge smollm2-135m",
     "zoo eval last --reward instructions",
     "zoo eval last --reward numeric --data questions.jsonl",
     'zoo eval last --eval "pass_at_k(data=questions.jsonl, reward=numeric, k=8)"',
@@ -159,7 +159,7 @@ def _judged(
     if against is None:
         raise ZooError(
             "--judge compares the answers of two models, and --against names no second one.",
-            f"Name it: zoo eval dpo-1 --against sft-1 --judge {judge}. A judge alone gives grades: --reward "
+            f"Name it: zoo eval last --against smollm2-135m --judge {judge}. A judge alone gives grades: --reward "
             f'"judge(model={judge})".',
         )
     if judge == SELF:
