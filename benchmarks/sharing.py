@@ -2,6 +2,7 @@
 
     python benchmarks/sharing.py RUN                                 # folders and files, loaded by transformers
     python benchmarks/sharing.py RUN --llama PATH/llama-completion   # by llama.cpp too
+    python benchmarks/sharing.py RUN --vllm http://127.0.0.1:8000    # does a server of its model/ answer and stop?
 
 Ten held-out prompts of the starter set are answered with 64 tokens each by `zoo.load(RUN)` in float32. Another form is
 held against it until the two best logits of the run are nearer to each other than `NEAR`: there rounding decides. Of
@@ -11,15 +12,18 @@ q8_0 the first tokens of 60 answers are compared. Everything runs on the CPU.
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 import zoo
 from zoo.bundled import starter
@@ -35,7 +39,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run")
     parser.add_argument("--llama", help="llama.cpp's program llama-completion")
+    parser.add_argument("--vllm", help="the address of `vllm serve RUN/model --served-model-name RUN`")
     args = parser.parse_args()
+    logging.disable_progress_bar()
+    if args.vllm:
+        ask(args.run, args.vllm)
+        return
     with tempfile.TemporaryDirectory() as temporary:
         show(args.run, args.llama, Path(temporary))
 
@@ -63,9 +72,27 @@ def show(run: str, llama: str | None, folder: Path) -> None:
     print(f"{'GGUF q8_0, transformers':34} first token equal for {same} of {FIRST} prompts")
 
 
+def ask(run: str, address: str) -> None:
+    """How many answers of a server end by themselves, and whether one shows a control token."""
+    choices = []
+    for row in starter.records("heldout", "prompt")[:PROMPTS]:
+        asked = {"model": run, "messages": messages_of(row["prompt"]), "max_tokens": 2 * TOKENS, "temperature": 0}
+        request = Request(
+            f"{address}/v1/chat/completions", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+        )
+        with urlopen(request) as answer:
+            choices += json.load(answer)["choices"]
+    ended = sum(choice["finish_reason"] == "stop" for choice in choices)
+    shown = sum("<|" in choice["message"]["content"] for choice in choices)
+    print(f"vLLM: {ended} of {PROMPTS} answers ended within {2 * TOKENS} tokens, {shown} show a control token")
+
+
+def messages_of(prompt: Any) -> Any:
+    return prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+
+
 def text_of(tokenizer: Any, prompt: Any) -> str:
-    messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    return str(tokenizer.apply_chat_template(messages_of(prompt), tokenize=False, add_generation_prompt=True))
 
 
 def export(run: str, folder: Path, *flags: str) -> None:

@@ -8,6 +8,7 @@ import huggingface_hub.constants as constants
 import pytest
 from hub_server import Hub
 from tiny_runs import cli, data_for, trainer
+from transformers import AutoTokenizer
 
 from zoo.errors import ZooError
 from zoo.models import gguf
@@ -75,6 +76,25 @@ def test_the_converter_gets_the_whole_model_with_the_token_that_ends_its_answers
     assert front["library_name"] == "gguf" and "of the kind q8_0" in card and 'gguf_file="made-q8_0.gguf"' in card
     assert ("adapters were merged" in card) == lora
     assert sorted(file.name for file in (tmp_path / "made").iterdir()) == ["README.md", "made-q8_0.gguf"]
+
+
+def test_every_form_ends_answers_where_the_template_does(train, llama, tmp_path):
+    template = tmp_path / "own.jinja"
+    template.write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}<end>{% endfor %}<assistant>")
+    for name in ("whole", "lora"):
+        train("sft", name=name, max_steps=1, lora=name == "lora", template=str(template), new_tokens="<end>")
+    for form in (["whole", "copy"], ["lora", "adapters"], ["lora", "merged", "--merge"]):
+        assert cli("export", *form)[0] == 0
+    assert cli("soup", "whole", "whole", "--to", "mean")[0] == 0
+    for folder in ("runs/whole/model", "runs/lora/model", "copy", "adapters", "merged", "mean"):
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        ends = json.loads((tmp_path / folder / "generation_config.json").read_text())["eos_token_id"]
+        assert tokenizer.convert_ids_to_tokens(ends) == ["<end>", "<|im_end|>"], folder
+        assert tokenizer.chat_template == template.read_text(), folder
+    assert cli("export", "lora", "made", "--gguf", "f16")[0] == 0
+    assert json.loads((tmp_path / "made" / "made-f16.gguf").read_text())["eos"] == "<end>"
+    card = (tmp_path / "adapters" / "README.md").read_text()
+    assert 'GenerationConfig.from_pretrained("FOLDER")' in card and "--generation-config FOLDER" in card
 
 
 def test_four_bits_are_made_by_llama_cpps_own_program(train, llama, tmp_path, monkeypatch):

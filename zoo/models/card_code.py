@@ -54,13 +54,17 @@ def _python(found: Folder) -> str:
     head = "ForSequenceClassification" if found.head == "scalar" else "ForCausalLM"
     kind = f"AutoPeftModel{head}" if found.kind == "adapter" else f"AutoModel{head}"
     imports = f"from transformers import {kind}, AutoTokenizer"
+    more = ""
     if found.kind == "adapter":
-        imports = f"from peft import {kind}\nfrom transformers import AutoTokenizer"
+        stops = ", GenerationConfig" if found.head == "lm" else ""
+        imports = f"from peft import {kind}\nfrom transformers import AutoTokenizer{stops}"
+        # peft leaves the base's own.
+        more = 'model.generation_config = GenerationConfig.from_pretrained("FOLDER")\n' if stops else ""
     place = f'"FOLDER", gguf_file="{found.gguf}"' if found.kind == "gguf" else '"FOLDER"'
     # peft does not look for the number of outputs in the folder of the adapters.
     outputs = ", num_labels=1" if found.kind == "adapter" and found.head == "scalar" else ""
     load = f"model = {kind}.from_pretrained({place}{outputs})\ntokenizer = AutoTokenizer.from_pretrained({place})"
-    return f"{imports}\n\n{load}\n{SCORE if found.head == 'scalar' else ASK}".replace("TEXT", _text(found))
+    return f"{imports}\n\n{load}\n{more}{SCORE if found.head == 'scalar' else ASK}".replace("TEXT", _text(found))
 
 
 def _text(found: Folder) -> str:
@@ -87,5 +91,8 @@ def _commands(found: Folder, base: str) -> str:
         return "zoo eval MODEL --reward FOLDER"
     if found.kind == "gguf":
         return f"llama-cli -m FOLDER/{found.gguf}\nzoo chat FOLDER/{found.gguf}"
-    served = f"{base} --enable-lora --lora-modules mine=FOLDER" if found.kind == "adapter" else "FOLDER"
+    served = "FOLDER"
+    if found.kind == "adapter":
+        chat = " --chat-template FOLDER/chat_template.jinja" if found.chats else ""
+        served = f"{base} --enable-lora --lora-modules mine=FOLDER --generation-config FOLDER{chat}"
     return f"zoo chat FOLDER\nvllm serve {served}"
