@@ -132,6 +132,13 @@ def test_a_model_of_the_hub_is_asked_for_its_card(monkeypatch):
     assert base_of(Source("someone/else", None)).terms == {}
 
 
+def test_the_default_model_says_whether_it_is_the_hubs(tmp_path):
+    unpacked = base_of(Source("smollm2-135m", tmp_path))
+    fetched = base_of(Source("smollm2-135m", Path("/hub/models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/abc")))
+    assert unpacked.terms == fetched.terms == {"license": "apache-2.0"} and unpacked.hub == fetched.hub
+    assert "in 4 bits" in unpacked.note and not fetched.note
+
+
 def test_no_card_can_be_had_without_the_hub(monkeypatch, tmp_path):
     assert hub.card("nobody-of-this-name/nothing") == ""
 

@@ -49,12 +49,13 @@ class Base:
     """What a model was made from.
 
     name: what it is called; hub: the name on the hub of it, or of what it was made from itself, "" for none; terms: its
-    licence as a card says it, {} where no card does.
+    licence as a card says it, {} where no card does; note: how its weights differ from those on the hub.
     """
 
     name: str
     hub: str = ""
     terms: Mapping[str, str] = field(default_factory=dict)
+    note: str = ""
 
 
 def without_folders(text: str) -> str:
@@ -77,7 +78,9 @@ def base_named(name: str, out: str, depth: int = 0) -> Base:
 def base_of(source: Source, depth: int = 0) -> Base:
     """The same of a model that was found."""
     if source.name == NAME:
-        return Base(NAME, HUB_NAME, {"license": LICENCE})
+        here = source.folder is not None and _hub_name(source) != HUB_NAME
+        note = f"Its base was unpacked from a copy of {HUB_NAME} in 4 bits."
+        return Base(NAME, HUB_NAME, {"license": LICENCE}, note if here else "")
     run = run_of(source)
     if run is None:
         name = without_folders(source.name)
@@ -130,6 +133,7 @@ def write_card(
     title = run.name if run is not None and folder == run.model_path else folder.name
     front = _front(found, bases, run, paper)
     parts = [f"---\n{as_yaml(front)}---", f"# {title}", _lead(found, bases, run, help_, paper, step), how]
+    parts += [base.note for base in bases]
     parts += [_licence(bases), *(_of_run(run, step) if run else ()), *how_to_load(found, [base.hub for base in bases])]
     write_text(folder / FILE, "\n\n".join(filter(None, parts)) + "\n")
 
