@@ -66,16 +66,16 @@ def hub(monkeypatch):
 @pytest.mark.parametrize("lora", [False, True])
 def test_the_converter_gets_the_whole_model_with_the_token_that_ends_its_answers(train, llama, tmp_path, lora):
     run = train("sft", max_steps=1, lora=lora)
-    status, said, error = cli("export", run.path, "made", "--gguf", "q8_0")
+    status, said, error = cli("export", run.path, "mine", "--gguf", "q8_0")
     assert status == 0, error
-    given = json.loads((tmp_path / "made" / "made-q8_0.gguf").read_text())
+    given = json.loads((tmp_path / "mine" / "mine-q8_0.gguf").read_text())
     assert given["kind"] == "q8_0" and given["eos"] == "<|im_end|>"
     assert {"model.safetensors", "chat_template.jinja", "generation_config.json"} <= set(given["files"])
-    card = (tmp_path / "made" / "README.md").read_text()
+    card = (tmp_path / "mine" / "README.md").read_text()
     front = read_front(card)
-    assert front["library_name"] == "gguf" and "of the kind q8_0" in card and 'gguf_file="made-q8_0.gguf"' in card
-    assert ("adapters were merged" in card) == lora
-    assert sorted(file.name for file in (tmp_path / "made").iterdir()) == ["README.md", "made-q8_0.gguf"]
+    assert front["library_name"] == "gguf" and "of the kind q8_0" in card and 'gguf_file="mine-q8_0.gguf"' in card
+    assert ("adapters were merged" in card) == lora and "# mine\n" in card
+    assert sorted(file.name for file in (tmp_path / "mine").iterdir()) == ["README.md", "mine-q8_0.gguf"]
 
 
 def test_every_form_ends_answers_where_the_template_does(train, llama, tmp_path):

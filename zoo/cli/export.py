@@ -152,14 +152,15 @@ def _write_gguf(run: str, folder: Path, out: str, say: Any, kind: str) -> None:
         # The format has one token that ends an answer; the program that reads it knows others by their names.
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(template.ends[0])
     with unique_beside(folder) as beside:
-        export_model(merged(model) if adapted else model, tokenizer, beside / "plain", template.ends)
-        (beside / "made").mkdir()
-        write_gguf(beside / "plain", beside / "made" / f"{folder.name}-{kind}.gguf", kind, say)
+        plain = beside.with_name(f"{folder.name}-plain")
+        export_model(merged(model) if adapted else model, tokenizer, plain, template.ends)
+        beside.mkdir()
+        write_gguf(plain, beside / f"{folder.name}-{kind}.gguf", kind, say)
         how = (
             f"{'The adapters were merged into the weights. ' * adapted}The numbers of the file are of the kind {kind}."
         )
-        _write_card(beside / "made", source, out, how)
-        (beside / "made").rename(folder)
+        _write_card(beside, source, out, how)
+        beside.rename(folder)
 
 
 def _push(folder: Path, name: str, private: bool, dry_run: bool, console: Console) -> None:
