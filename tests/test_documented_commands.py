@@ -271,6 +271,7 @@ def test_the_pages_show_every_command():
 OTHERS = {
     "--logprobs-mode", "--nproc-per-node", "--nnodes", "--rdzv-endpoint", "--nodes", "--ntasks-per-node", "--no-deps",
     "--force-reinstall", "--security-opt", "--signal", "--array", "--wrap", "--head", "--address", "--directory",
+    "--generation-config", "--served-model-name",
 }  # fmt: skip
 """Flags of vllm, torchrun, srun, sbatch, ray, docker, pip and http.server."""
 
@@ -334,7 +335,6 @@ OUTSIDE = {
     r"python -m zoo.testing.chaos": "kills runs; test_chaos.py does",
     r"python -I -S": "how zoo starts Python itself",
     r"vllm serve": "needs vLLM and a GPU",
-    r"llama-cli ": "needs llama.cpp",
     r"sbatch ": "needs SLURM",
 }
 """Commands of other programs: whether what they name exists is tested above, and this is why they are not run."""
