@@ -51,7 +51,7 @@ def compare(
     **options: Any,
 ) -> Compared:
     """Compare finished runs, `zoo.compare("first", "second")`, or train algorithms at equal compute and measure them:
-    `zoo.compare(algos=["dpo", "kto"], seeds=3, sets={"dpo.beta": 0.2}, data="pairs.jsonl")`.
+    `zoo.compare(algos=["first", "second"], seeds=3, sets={"first.beta": 0.2}, data="pairs.jsonl")`.
 
     sets: options of one algorithm; tokens, cases, answer_tokens: as of `zoo compare --help`; out: the folder of the
     comparison, where finished runs are reused; options: of all runs. Returns what was found, which a notebook shows as
