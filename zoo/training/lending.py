@@ -54,7 +54,7 @@ def _name_of(algo: Any) -> str:
         what = f"the class {algo.__name__}" if isinstance(algo, type) else f"a {type(algo).__name__}"
         raise ZooError(
             f"algo is {what}, and not an algorithm.",
-            'Give a name (algo="dpo"; `zoo algos` lists them), "./file.py:Class", or a subclass of zoo.api.Algorithm.',
+            'Give a name, which `zoo algos` lists, "./file.py:Class", or a subclass of zoo.api.Algorithm.',
         )
     target = f"{algo.__module__}:{algo.__qualname__}"
     registered = (entry.full_name for entry in registry.algorithms() if entry.target == target)
