@@ -115,7 +115,7 @@ def check_evals(texts):
                 check(str(one.options[name]))
 
 
-OWN = ("algo", "config", "recipe", "stage", "laptop", "small", "gpu", "dry_run", "elsewhere", "as_json",
+OWN = ("algo", "algorithm", "config", "recipe", "stage", "laptop", "small", "gpu", "dry_run", "elsewhere", "as_json",
        "resume", "log_format")  # fmt: skip
 """What `zoo train` takes besides the options of a run."""
 
@@ -125,7 +125,7 @@ def size_in(values):
 
 
 def check_train(values):
-    algo, recipe = values["algo"], values["recipe"]
+    algo, recipe = values["algorithm"] or values["algo"], values["recipe"]
     if recipe is not None:
         algo = find_stage(recipe, values["stage"], size_in(values))[2].algo
     given = {name: value for name, value in values.items() if name not in OWN}

@@ -42,6 +42,7 @@ SERVER = "https://api.example.com/v1#big-model"
 FILLED = {
     "zoo train --recipe NAME --stage STAGE": "zoo train --recipe ipo --stage 'ipo(tau=0.1)' --laptop",
     "zoo train --algo NAME --engine": "zoo train --algo grpo --engine",
+    "zoo convert-config FILE": "zoo convert-config axolotl.yaml",
     "zoo new-plugin NAME --data KIND": "zoo new-plugin novel --data preference",
     "zoo recipes NAME": "zoo recipes ipo",
     "zoo compare RUN RUN": "zoo compare first second",
@@ -409,7 +410,9 @@ def shortened(arguments):
 
 def named_algorithm(arguments):
     recipe = "--recipe" in arguments
-    name = arguments[arguments.index("--algo") + 1] if "--algo" in arguments else "ipo" if recipe else "sft"
+    word = next((word for word in arguments[1:2] if not word.startswith("-")), None)
+    named = arguments[arguments.index("--algo") + 1] if "--algo" in arguments else word
+    name = named or ("ipo" if recipe else "sft")
     return registry.load_algorithm(name)[1]
 
 

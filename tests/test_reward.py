@@ -178,7 +178,7 @@ def test_eval_measures_a_reward_on_any_prompts(runs, tmp_path):
     status, out, err = cli("eval", "sft-1", *asked, *of, "--limit", 2)
     assert next(iter(json.loads(out).values()))["value"] == 0.5, "of the first two"
     status, _, err = cli("eval", "sft-1", *of, "--out", runs)
-    assert (status, "no --reward is given" in err) == (2, True)
+    assert (status, "--data and --columns are for --reward and --judge, and neither is given" in err) == (2, True)
 
 
 def test_eval_of_a_reward_model_shows_it_beside_length(runs):

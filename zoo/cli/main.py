@@ -63,7 +63,7 @@ COMMANDS = {
     "label": ("label", ""),
     "eval": ("evaluate", ""),
     "chat": ("models", 'zoo chat last --vs smollm2-135m    zoo chat last --prompt "Name three fruits."'),
-    "runs": ("runs", "zoo runs    zoo runs last    zoo runs --sort instructions    zoo runs --follow last    "
+    "runs": ("runs", "zoo runs    zoo runs last    zoo runs --sort steps    zoo runs --follow last    "
                      "zoo runs --delete sft-1    zoo runs --json"),
     "board": ("board", "zoo board    zoo board --port 0    zoo board --out other-runs"),
     "compare": ("compare", ""),
