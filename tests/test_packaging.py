@@ -123,7 +123,11 @@ def test_the_source_distribution_builds_the_same_wheel(copy, wheel, tmp_path):
 
 def test_every_package_folder_is_listed():
     folders = {"zoo", *(".".join(p.parent.relative_to(ROOT).parts) for p in (ROOT / "zoo").rglob("__init__.py"))}
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | {"zoo_plugins", "zoo_plugins.configs", "zoo_recipes"}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == folders | {
+        "zoo_plugins",
+        "zoo_plugins.configs",
+        "zoo_recipes",
+    }
 
 
 def test_every_registered_name_points_at_something_that_is_there():
