@@ -5,11 +5,10 @@ import json
 import os
 import shutil
 import socket
-import threading
 import time
-from contextlib import contextmanager
 
 import pytest
+from board_server import serving
 from made_runs import made, online_rows, online_samples
 from test_follow import TIMES, gone, live
 from test_follow import beat as heart
@@ -24,20 +23,6 @@ from zoo.errors import ZooError
 from zoo.runs import Run
 
 ROWS = [{"step": step, "loss": 2.0 - 0.1 * step, "grad_norm": 1.0} for step in range(1, 11)]
-
-
-@contextmanager
-def serving(folder, **more):
-    """A board of `folder`/runs on a free port."""
-    folders = {"runs": folder / "runs", "comparisons": folder / "comparisons", **more}
-    with Board(folders, 0) as board:
-        thread = threading.Thread(target=board.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield board
-        finally:
-            board.shutdown()
-            thread.join()
 
 
 def ask(board, path, method="GET", **headers):

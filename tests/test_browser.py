@@ -7,19 +7,18 @@ import itertools
 import json
 import os
 import shutil
-import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from board_server import serving
 from each import each
 from made_runs import made, online_rows, online_samples
 from test_follow import TIMES, gone, live
 from test_follow import beat as heart
 from tiny_runs import cli
 
-from zoo.board.server import Board
 from zoo.comparison.finished import compare_runs
 from zoo.report.comparison_page import write_comparison_page, write_runs_page
 from zoo.report.recipe_page import write_recipe_page
@@ -60,18 +59,6 @@ def browser(request):
 def absent(request, why):
     asked = request.config.option.markexpr == "browser"
     (pytest.fail if asked else pytest.skip)(why)
-
-
-@contextmanager
-def serving(folder, port=0):
-    with Board({"runs": folder / "runs", "comparisons": folder / "comparisons"}, port) as board:
-        thread = threading.Thread(target=board.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield board
-        finally:
-            board.shutdown()
-            thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -5,18 +5,16 @@ import subprocess
 import sys
 import traceback
 from pathlib import Path
-from unittest import mock
 
 import pytest
 import torch
 import transformers
-from tiny_runs import data_for, demonstrations, same_bytes, trainer, weights, write_rows
+from tiny_runs import broken_run, data_for, demonstrations, same_bytes, trainer, weights, write_rows
 
 import zoo
 from zoo.api import Algorithm, Loss
 from zoo.contract.lent import digest_of
 from zoo.errors import ZooError
-from zoo.training.step.module import PostTraining
 
 
 class Raise(Algorithm):
@@ -62,30 +60,12 @@ def test_the_class_of_a_registered_algorithm_is_its_name(train):
     assert train(SFT, data=demonstrations(12), max_steps=1).config["algo"] == train("sft", max_steps=1).config["algo"]
 
 
-class Killed(Exception):
-    pass
-
-
-def broken(train, step, **options):
-    """The folder of a run whose process ended in a step."""
-    real = PostTraining.training_step
-
-    def dies(self, batch, index):
-        if self.steps_done == step:
-            raise Killed
-        return real(self, batch, index)
-
-    with mock.patch.object(PostTraining, "training_step", dies), pytest.raises(Killed):
-        train(**options, name="broken", save_every=1)
-    return zoo.load_run("broken")
-
-
 def test_a_run_with_a_function_goes_on_with_the_same_one_only(train, tmp_path):
     prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": f"Say {i}."} for i in range(12)])
     options = {**ONLINE, "algo": "grpo", "data": prompts, "reward": short, "max_steps": 2}
     whole = train(**options, name="whole", save_every=1)
     assert any(row.get("rollout/reward", 0) < 0 for row in whole.metrics)
-    run = broken(train, 1, **options)
+    run = broken_run(train, 1, **options, save_every=1)
     with pytest.raises(ZooError, match=r"python:reward stands for an object(.|\n)*zoo.resume\(.*reward=…"):
         zoo.resume(run, quiet=True)
     with pytest.raises(ZooError, match=r"reward \(code\) was sha256"):
@@ -97,7 +77,7 @@ def test_a_run_with_a_function_goes_on_with_the_same_one_only(train, tmp_path):
 
 def test_a_run_with_a_class_and_a_model_goes_on_with_the_class(train, tiny_model, tiny_tokenizer):
     options = {"algo": Raise, "model": (tiny_model, tiny_tokenizer), "data": demonstrations(12), "max_steps": 3}
-    whole, run = train(**options, name="whole", save_every=1), broken(train, 2, **options)
+    whole, run = train(**options, name="whole", save_every=1), broken_run(train, 2, **options, save_every=1)
     again = zoo.resume(run, algo=Raise, data=demonstrations(12), quiet=True)
     assert same_bytes(again, whole, "metrics.jsonl")
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(whole).items())

@@ -9,7 +9,6 @@ import os
 import threading
 from collections import Counter
 from pathlib import Path
-from unittest import mock
 
 import datasets
 import fsspec
@@ -19,6 +18,7 @@ import pytest
 import torch
 from test_processes import only_run
 from tiny_runs import (
+    broken_run,
     differences,
     float32_flags,
     losses,
@@ -43,7 +43,6 @@ from zoo.data.stream_loader import StreamLoader, StreamPart, Streams
 from zoo.data.stream_opening import prepare_first
 from zoo.data.streams import ROWS_OF_A_FILE, Files, Stream, restored, stored
 from zoo.errors import ZooError
-from zoo.training.step.module import PostTraining
 from zoo.values.answers import answers_in
 from zoo.values.records import ListedRecords, NeedsAll, StreamedRecords
 from zoo.values.types import Answers, Batch
@@ -443,27 +442,10 @@ def test_a_run_trains_on_a_stream_and_writes_what_became_of_its_rows(train, caps
     assert set(facts["files"]) == {"part-0.jsonl", "part-1.jsonl", "part-2.jsonl"}
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.fixture
-def broken(train, tmp_path):
+def broken(train):
     """`broken(step, **options)`: the folder of a run that was killed in the step after this one."""
-
-    def broken(step, **options):
-        real = PostTraining.training_step
-
-        def dies(self, batch, index):
-            if self.steps_done == step:
-                raise Killed
-            return real(self, batch, index)
-
-        with mock.patch.object(PostTraining, "training_step", dies), pytest.raises(Killed):
-            train(name="broken", **options)
-        return tmp_path / "runs" / "broken"
-
-    return broken
+    return lambda step, **options: broken_run(train, step, **options).path
 
 
 @pytest.mark.parametrize("step", [3, 7, 11])

@@ -22,6 +22,7 @@ import pytest
 from safetensors.torch import load_file
 
 import zoo
+from zoo.training.step.module import PostTraining
 
 WORDS = "red blue green one two three cat dog sun moon here there".split()
 FLOAT32 = {"precision": "32-true", "eval_fraction": 0.0, "schedule": "constant", "warmup": 0.0}
@@ -90,6 +91,24 @@ def assert_same_runs(first, second):
 
 def same_bytes(first, second, name):
     return (first.path / name).read_bytes() == (second.path / name).read_bytes()
+
+
+class Killed(Exception):
+    """What ends the process of a run, as far as the run can tell."""
+
+
+def broken_run(train, step, **options):
+    """The folder of a run by the name `broken` that was killed in the step after this one."""
+    real = PostTraining.training_step
+
+    def dies(self, batch, index):
+        if self.steps_done == step:
+            raise Killed
+        return real(self, batch, index)
+
+    with mock.patch.object(PostTraining, "training_step", dies), pytest.raises(Killed):
+        train(name="broken", **options)
+    return zoo.load_run("broken")
 
 
 def losses(run):
