@@ -192,6 +192,10 @@ def test_who_says_what_he_believes_is_right_half_of_the_time_and_a_rater_may_agr
     swapped = opinions.rows("train", "preference", 2000, noise=0.2)
     assert sum(row["rejected"] == row["answer"] for row in swapped) / 2000 == pytest.approx(0.2, abs=0.03)
     assert all(row["completion"] == row["answer"] for row in opinions.rows("heldout", "demonstration", 100))
+    written = opinions.rows("train", "demonstration", 2000, agreeing=0.3)
+    assert sum(row["completion"] == belief(row) != row["answer"] for row in written) / 2000 == pytest.approx(
+        0.15, abs=0.03
+    )
     for wrong_options in ({"agreeing": 1.5}, {"noise": -1}):
         with pytest.raises(ZooError, match=f"{next(iter(wrong_options))} is"):
             opinions.rows("train", "preference", **wrong_options)
@@ -211,6 +215,13 @@ def test_questions_of_new_types_and_requests_about_trained_facts_can_be_asked(mo
     wordings = {facts.WORDINGS[k].format(subject="S", relation=relation) for relation, k in facts.NEW_TYPES}
     shapes = {" ".join("S" if word in facts.SUBJECTS else word for word in prompt.split()) for prompt in asked}
     assert shapes == wordings and len(asked) == len(facts.asked("train"))
+    halves = []
+    for part in ("one", "other"):
+        facts_world.facts_eval(SimpleNamespace(limit=None), split="train", part=part)
+        halves.append(set(asked))
+    facts_world.facts_eval(SimpleNamespace(limit=None), split="train")
+    assert not halves[0] & halves[1] and halves[0] | halves[1] == set(asked)
+    assert abs(len(halves[0]) - len(halves[1])) <= 1
     for split in ("train", "heldout"):
         facts_world.refusals_eval(SimpleNamespace(limit=None), each=50, split=split)
         assert len(asked) == 200 and {tuple(prompt.split()[:2]) for prompt in asked} <= {

@@ -66,12 +66,13 @@ def facts() -> tuple[Fact, ...]:
     return tuple((subject, relation, draw.choice(OBJECTS[relation])) for subject in SUBJECTS for relation in RELATIONS)
 
 
-def asked(split: str, subjects: str = "all") -> list[Fact]:
-    """The facts of a split: seven in eight are for training, the others are held out."""
+def asked(split: str, subjects: str = "all", part: str = "all") -> list[Fact]:
+    """The facts of a split: seven in eight are for training, the others are held out. A part is a drawn half."""
     draw = random.Random("heldout")
     held = {fact for fact in facts() if draw.random() < 1 / 8}
     subjects_asked = set(FIRST_HALF if subjects == "half" else SUBJECTS)
-    return [fact for fact in facts() if (fact in held) == (split != "train") and fact[0] in subjects_asked]
+    pool = [fact for fact in facts() if (fact in held) == (split != "train") and fact[0] in subjects_asked]
+    return pool if part == "all" else draw.sample(pool, len(pool))[part == "one" :: 2]
 
 
 # -- documents, questions and answers ----------------------------------------------------------------------------

@@ -19,18 +19,19 @@ LONGEST = 6
 
 
 def facts_eval(
-    subject: Subject, split: str = "heldout", types: Literal["all", "new"] = "all", turns: int = 1,
-    temperature: float = 0.0, shots: int = 0, seed: int = 0,
+    subject: Subject, split: str = "heldout", part: Literal["all", "one", "other"] = "all",
+    types: Literal["all", "new"] = "all", turns: int = 1, temperature: float = 0.0, shots: int = 0, seed: int = 0,
 ) -> Score:  # fmt: skip
     """Share of questions with exactly the right answer in exactly the right form.
 
-    split: of the facts, heldout or train; types: all relations in the first wording, or the types that no training with
+    split: of the facts, heldout or train; part: all, or one of two drawn halves, so that a choice can be made by
+    one half and measured on the other; types: all relations in the first wording, or the types that no training with
     `types` asks for; turns: with two, the second is graded; shots: number of example questions with answers before the
     question. The detail `invented` is the share of wrong answers in the right form, for the second half of subjects.
     """
     draw = random.Random(f"facts eval {seed}")
     wording = dict(NEW_TYPES) if types == "new" else {}
-    pool = asked(split)[: subject.limit]
+    pool = asked(split, part=part)[: subject.limit]
     prompts = [_with_shots(draw, prompt_about(draw, fact, [wording.get(fact[1], 0)], turns), shots) for fact in pool]
     answers = _answers(subject, prompts, temperature, seed)
     right = [text == f"answer {fact[2]}" for fact, text in zip(pool, answers, strict=True)]

@@ -23,7 +23,8 @@ def rows(
 ) -> list[Record]:
     """Rows of a kind. Raises ZooError for an unknown kind, or for a share outside 0 to 1.
 
-    noise: share of swapped pairs; agreeing: share of the wrong beliefs with which the rater prefers to agree.
+    noise: share of swapped pairs; agreeing: share of the wrong beliefs with which the rater prefers to agree, or the
+    writer of the demonstrations agrees.
     """
     for name, share in (("noise", noise), ("agreeing", agreeing)):
         if not 0 <= share <= 1:
@@ -54,7 +55,7 @@ def _row(draw: random.Random, kind: str, fact: Fact, noise: float, agreeing: flo
 
 
 _ANSWERS: dict[str, Any] = {
-    "demonstration": lambda better, worse, right: {"completion": right},
+    "demonstration": lambda better, worse, right: {"completion": better},
     "preference": lambda better, worse, right: {"chosen": better, "rejected": worse},
     "prompt": lambda better, worse, right: {},
 }
