@@ -23,7 +23,11 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console as RichConsole
+from rich.console import Group, RenderableType
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Span, Text
 
 from zoo.secrets import scrubbed
@@ -114,6 +118,40 @@ class JsonLines(Console):
         with self.capture() as captured:
             super().print(*objects, **options)
         self.say(captured.get().rstrip("\n"))
+
+
+def fitting(table: Table, console: Console) -> RenderableType:
+    """The table if the console has room for every word of it; otherwise a paragraph for each row.
+
+    Rich would cut words. A paragraph begins with the first cell; each other cell follows its column's heading.
+    """
+    wide = console.options.update(max_width=10_000)
+    if Measurement.get(console, wide, table).minimum <= console.width:
+        for column in table.columns:
+            words = [Measurement.get(console, wide, cell) for cell in (column.header, *column.cells)]
+            # Rich takes room from the widest column, also where its cells have nowhere to break.
+            column.no_wrap = max(one.minimum for one in words) == max(one.maximum for one in words)
+            column.overflow = "fold"
+        return table
+    headings = [_one_line(column.header) for column in table.columns[1:]]
+    rows = zip(*(column.cells for column in table.columns), strict=True)
+    return Group(*(_paragraph(title, headings, map(_one_line, cells), console.width) for title, *cells in rows))
+
+
+def _paragraph(title: Any, headings: Iterable[Text], cells: Iterable[Text], width: int) -> RenderableType:
+    """A row in one line if there is room, otherwise in a line for each cell that is not empty."""
+    first = Text(str(title), style="bold", overflow="fold")
+    rest = [
+        Text.assemble((f"{heading}: " if heading else "", "dim"), cell, overflow="fold")
+        for heading, cell in zip(headings, cells, strict=True) if cell
+    ]  # fmt: skip
+    line = Text("  ").join([first, *rest])
+    return line if line.cell_len <= width else Group(first, *(Padding(one, (0, 0, 0, 2)) for one in rest))
+
+
+def _one_line(cell: Any) -> Text:
+    text = cell if isinstance(cell, Text) else Text(str(cell))
+    return Text(" ").join(text.split("\n"))
 
 
 def _plain_text(text: Text) -> Text:

@@ -15,7 +15,7 @@ from zoo.cli.listings import Json
 from zoo.errors import ZooError, nearest
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Kind
 from zoo.options.spelling import name_in
-from zoo.terminal import Console, print_json
+from zoo.terminal import Console, fitting, print_json
 
 COLOURS = {"passed": "green", "failed": "red", "exception": "yellow", "skipped": "dim"}
 
@@ -183,5 +183,5 @@ def _show(name: str, results: list[Any], counts: Any) -> None:
         )
         detail = result.detail if told == result.check else f"as {told}"
         table.add_row(result.check, Text(result.result, style=colour), detail)
-    Console().print(table)
+    Console().print(fitting(table, Console()))
     Console().print(f"\n{name}: {', '.join(f'{count} {outcome}' for outcome, count in counts.items())}.")

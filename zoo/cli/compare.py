@@ -15,7 +15,7 @@ from zoo.errors import ZooError
 from zoo.numbers import decimal, signed
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
-from zoo.terminal import Console, print_json
+from zoo.terminal import Console, fitting, print_json
 from zoo.workers.make import HELP, make_workers
 from zoo.workers.tasks import Workers
 
@@ -195,7 +195,7 @@ def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
                 planned.entrant.label, str(planned.steps), str(planned.resolved.core.batch_size),
                 f"{planned.passes:.2f}", f"{planned.tokens:,}",
             )  # fmt: skip
-    console.print(table)
+    console.print(fitting(table, console))
     held_out, count = comparison.held_out, len(plan.runs)
     console.print(
         f"{count} run{'s' if count > 1 else ''} in {comparison.folder}, measured on "
@@ -214,13 +214,13 @@ def _show_results(results: dict[str, Any], console: Console) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("", no_wrap=True)
     for name in names:
-        # A word a line: the table then fits 80 columns, where rich would cut words.
+        # A word a line: the table then fits 80 columns.
         table.add_column(name.replace("cpu_seconds", "CPU_s").replace("_", "\n"), justify="right")
     table.add_row("start", *(shown(results["start"].get(name, {}).get("value")) for name in names))
     for entrant in results["algorithms"]:
         table.add_row(entrant["label"], *(_cell(entrant["measures"].get(name)) for name in names))
     console.print()
-    console.print(table)
+    console.print(fitting(table, console))
     seeds = max(entrant["seeds"] for entrant in results["algorithms"])
     console.print(f"\n± is the sample standard deviation over {seeds} seeds." if seeds > 1 else "")
     for name in names:
@@ -229,8 +229,8 @@ def _show_results(results: dict[str, Any], console: Console) -> None:
         other = "the start" if row["from"] == "start" else row["from"]
         console.print(
             f"{row['score']} of {row['to']} against {other}: {signed(row['change'])} (95 % interval "
-            f"{interval(row)}, {row['n']} prompts)", soft_wrap=True,
-        )  # fmt: skip
+            f"{interval(row)}, {row['n']} prompts)"
+        )
     for line in [*results["warnings"], *(f"{row['run']} failed: {row['error']}" for row in results["failed"])]:
         console.print(line, style="yellow")
 
@@ -276,7 +276,7 @@ def _show_runs(comparison: dict[str, Any], console: Console) -> None:
     options = Table("option", *titles, box=None, pad_edge=False)
     for name, values in comparison["options"].items():
         options.add_row(name, *(str(value) if value is not None else "–" for value in values))
-    console.print(options if comparison["options"] else "No option differs.")
+    console.print(fitting(options, console) if comparison["options"] else "No option differs.")
     numbers = Table("", *titles, box=None, pad_edge=False)
     for row in comparison["scores"]:
         cells = [
@@ -290,4 +290,4 @@ def _show_runs(comparison: dict[str, Any], console: Console) -> None:
         values = [shown(value) + delta for value, delta in zip(row["values"], deltas, strict=True)]
         numbers.add_row(row["name"], *values)
     console.print()
-    console.print(numbers)
+    console.print(fitting(numbers, console))

@@ -15,7 +15,7 @@ from zoo.cli.curation_job import Job
 from zoo.cli.help import App
 from zoo.cli.listings import Json
 from zoo.errors import ZooError
-from zoo.terminal import Console, print_json
+from zoo.terminal import Console, fitting, print_json
 
 READING = "Reading the data"
 WRITING = "Writing"
@@ -183,12 +183,12 @@ def _list_rules(chosen: Any, as_json: bool) -> None:
             for rule in shown.values()
         ]  # fmt: skip
         return print_json(content)
-    table = Table("on", "rule", "least", "most", "looks at", "sets", "what it measures", box=None, pad_edge=False)
+    table = Table("rule", "on", "least", "most", "looks at", "sets", "what it measures", box=None, pad_edge=False)
     for rule in shown.values():
         sets = ", ".join(name for name, rules in SETS.items() if rule.name in rules)
         limits = ["" if limit is None else f"{limit:g}" for limit in (rule.limits.least, rule.limits.most)]
-        table.add_row("*" if rule.name in chosen else "", rule.name, *limits, rule.limits.on, sets, rule.help)
-    Console().print(table)
+        table.add_row(rule.name, "*" if rule.name in chosen else "", *limits, rule.limits.on, sets, rule.help)
+    Console().print(fitting(table, Console()))
     Console().print("\nChoose rules with --rules 'gopher,-stop_words'; add --list to see the choice.")
 
 

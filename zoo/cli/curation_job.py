@@ -12,7 +12,7 @@ from rich.table import Table
 
 from zoo import __version__
 from zoo.errors import ZooError
-from zoo.terminal import Console, print_json
+from zoo.terminal import Console, fitting, print_json
 
 SECONDS_IN_PLACE, SECONDS_BETWEEN = 0.2, 10.0
 """Between updates of a line in a terminal, and between lines of progress elsewhere."""
@@ -123,7 +123,7 @@ class Job:
             name = ", ".join(filter(None, (reason, meaning_of(reason))))
             table.add_row(name, f"{entry['count']:,}", f"{entry['count'] / report['rows']:.1%}", numbers)
         if table.row_count:
-            console.print(table)
+            console.print(fitting(table, console))
         for reason, entry in report["removed_by_reason"].items():
             for example in entry["examples"][: self.examples]:
                 say(f"\n{example['where']}  {reason}: {printable(example['why'], console)}", style="bold")

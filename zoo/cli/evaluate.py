@@ -171,7 +171,7 @@ def _judged(
 
 # -- the list ----------------------------------------------------------------------------------------------------
 
-SORTS = {"lm": "language model", "scalar": "reward model", "none": "no model"}
+SORTS = {"lm": "a language model", "scalar": "a reward model", "none": "no model"}
 
 
 def _list(available: dict[str, Any], as_json: bool) -> None:
@@ -181,7 +181,7 @@ def _list(available: dict[str, Any], as_json: bool) -> None:
         print_json(cards)
         return
     console = Console()
-    table = Table("evaluation", "for a", "what it measures", box=None, pad_edge=False)
+    table = Table("evaluation", "for", "what it measures", box=None, pad_edge=False)
     for card in cards:
         options = ", ".join(
             option["name"] if "default" not in option else f"{option['name']}={option['default']}"
@@ -189,7 +189,7 @@ def _list(available: dict[str, Any], as_json: bool) -> None:
         )
         name = card["name"] + ("*" if card["by_default"] else "")
         if console.width < NARROW_TABLE:
-            show_entry(console, name, card["help"], ", ".join(filter(None, (f"for a {SORTS[card['head']]}", options))))
+            show_entry(console, name, card["help"], ", ".join(filter(None, (f"for {SORTS[card['head']]}", options))))
             continue
         about = Text.assemble(card["help"], (f"\n{options}" if options else "", "dim"))
         table.add_row(name, SORTS[card["head"]], about)

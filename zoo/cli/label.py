@@ -15,7 +15,7 @@ from zoo.cli.train import flag_of, parameter
 from zoo.errors import ZooError
 from zoo.labelling.options import LabelOptions
 from zoo.options.fields import build, options_of
-from zoo.terminal import Console, print_json
+from zoo.terminal import Console, fitting, print_json
 
 EXAMPLES = (
     "zoo label starter --kind preference --limit 20",
@@ -151,5 +151,5 @@ def _show(summary: dict[str, Any], path: Path, console: Console) -> None:
     table = Table("", "", "", box=None, show_header=False, pad_edge=False)
     for name, value, meaning in rows:
         table.add_row(name, value, Text(meaning, style="dim"))
-    console.print(table)
+    console.print(fitting(table, console))
     console.say(f"Written to {path}. Train on it: zoo train --algo rm --data {path}")

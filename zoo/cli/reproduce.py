@@ -18,7 +18,7 @@ from zoo.errors import ZooError, was_asked
 from zoo.options.spelling import seeds as seeds_in
 from zoo.recipes.find import SIZES, one_size
 from zoo.recipes.verdicts import CONTRADICTED, LOOKS, NOT_TESTED, REPRODUCED, UNDECIDED
-from zoo.terminal import Console, print_json
+from zoo.terminal import Console, fitting, print_json
 from zoo.workers.make import HELP, make_workers
 
 if TYPE_CHECKING:
@@ -237,7 +237,7 @@ def _summary(found: Sequence[Mapping[str, Any]], console: Console) -> None:
             )
     counts: Counter[str] = sum((Counter(results["counts"]) for results in judged), Counter())
     minutes = sum(results.get("minutes", results.get("made", {}).get("minutes", 0)) for results in judged)
-    console.print(table)
+    console.print(fitting(table, console))
     console.say(
         f"{', '.join(f'{count} {name}' for name, count in counts.most_common())}; {minutes:.0f} minutes in all."
     )
@@ -271,7 +271,7 @@ def _show(results: Mapping[str, Any], folder: Path, stored: Path | None, console
         values = ", ".join(shown(value) for value in claim["values"])
         table.add_row(says, values, mean, interval, verdict)
     console.print()
-    console.print(table)
+    console.print(fitting(table, console))
     if results["full_scale"]:
         count = len(results["full_scale"])
         console.print(f"{count} claims at full scale are not tested here.", style="dim")

@@ -25,7 +25,8 @@ from zoo.options.points import shown
 from zoo.options.roles import model_options
 from zoo.options.strict_yaml import read_yaml
 from zoo.recipes.find import SIZES, one_size
-from zoo.terminal import Console, JsonLines, print_json
+from zoo.secrets import scrubbed
+from zoo.terminal import Console, JsonLines, fitting, print_json
 
 if TYPE_CHECKING:
     from zoo.training.outlook import Outlook
@@ -252,14 +253,18 @@ def show(resolved: Resolved, console: Console) -> None:
     table = Table("option", "value", "from", box=None, pad_edge=False)
     for name, value in resolved.as_dict().items():
         table.add_row(name, str(value), resolved.came(name))
-    console.print(table)
+    console.print(fitting(table, console))
 
 
 def tell(outlook: Outlook, complete: bool, console: Console) -> None:
     """What was found, and what the run will write. complete: nothing is missing."""
     console.print()
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for name, text in outlook.facts.items():
-        console.say(f"{name:12} {text}")
+        table.add_row(name, scrubbed(text))
+    console.print(table)
     if complete:
         console.print("\nEverything that the run needs is there. Leave --dry-run out to start it.")
 

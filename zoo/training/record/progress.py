@@ -19,12 +19,17 @@ SHOWN = (
 )  # fmt: skip
 """Metrics that the progress line shows, where a run has them."""
 PLAIN_EVERY_SECONDS = 10.0
+NARROW = 100
+"""Columns below which the bar would leave no room for the numbers."""
 
 
-def short(values: Mapping[str, float]) -> str:
-    """`loss 1.234  val/loss 1.198`, at most five numbers."""
+def short(values: Mapping[str, float], room: int | None = None) -> str:
+    """`loss 1.234  val/loss 1.198`, at most five numbers, and no more than there is room for."""
     names = [name for name in values if name.removeprefix("val/") in SHOWN and isinstance(values[name], int | float)]
-    return "  ".join(f"{name} {values[name]:.4g}" for name in names[:5])
+    shown = [f"{name} {values[name]:.4g}" for name in names[:5]]
+    while room is not None and shown and len("  ".join(shown)) > room:
+        shown.pop()
+    return "  ".join(shown)
 
 
 def line_of(step: int, total: int, values: Mapping[str, float], pace: Mapping[str, float]) -> str:
@@ -96,9 +101,10 @@ class Watch:
 
     def __enter__(self) -> Watch:
         if self.live and self.show:
+            drawn = [BarColumn(bar_width=20)] if self.console.width >= NARROW else []
             self._bar = Progress(
-                TextColumn("training"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn(),
-                TimeRemainingColumn(), TextColumn("{task.fields[numbers]}", markup=False), console=self.console,
+                TextColumn("training"), *drawn, MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[numbers]}", markup=False), console=self.console,
             )  # fmt: skip
             self._task = self._bar.add_task("", total=self.total, numbers="")
             self._bar.start()
@@ -117,10 +123,9 @@ class Watch:
             if not self.live:
                 self._line("validation", step, values)
             return
-        text = short({**values, **self._validation})
         self._pace.step(step, values.get("num_tokens", 0.0))
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, numbers=text)
+            self._bar.update(self._task, completed=step, numbers=short({**values, **self._validation}, self._room()))
         elif step in (1, self.total) or time.monotonic() - self._printed > PLAIN_EVERY_SECONDS:
             self._printed = time.monotonic()
             self._line("step", step, values)
@@ -133,10 +138,18 @@ class Watch:
     def count(self, label: str, done: int, total: int) -> None:
         """Progress of something before the first step."""
         if self.show and self._bar is not None:
-            self._bar.update(self._task, completed=0, numbers=f"{label} {done}/{total}")
+            count = f"{done}/{total}"
+            # In a narrow terminal the label is cut, not the numbers.
+            label = label[: max(0, self._room() - len(count) - 1)]
+            self._bar.update(self._task, completed=0, numbers=f"{label} {count}")
         elif self.show and time.monotonic() - self._printed > PLAIN_EVERY_SECONDS:
             self._printed = time.monotonic()
             self.say(f"{label} {done}/{total}")
+
+    def _room(self) -> int:
+        """Columns beside the bar, the steps and the times."""
+        bar = len("training ") + (21 if self.console.width >= NARROW else 0)
+        return self.console.width - bar - 2 * len(f"{self.total}") - len("/ 0:00:00 -:--:-- ")
 
     def say(self, text: str) -> None:
         """A line of its own, above the live line."""

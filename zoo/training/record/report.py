@@ -9,6 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Group
+from rich.measure import Measurement
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -45,9 +46,10 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
         text = f"{run.name} is finished after {summary['steps']} steps: {run.model_path}"
         console.say(text, event="finished", step=summary["steps"], metrics=summary["after"])
         return
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False)
-    for column, justify in (("", "left"), ("before", "right"), ("after", "right"), ("change", "right")):
-        table.add_column(column, justify=justify)  # type: ignore[arg-type]
+    table, room = Table(box=box.SIMPLE, show_edge=False, pad_edge=False), console.width - len("│  │")
+    table.add_column("", overflow="fold")
+    for column in ("before", "after", "change"):
+        table.add_column(column, justify="right", no_wrap=True)
     pairs, changes = sample_pairs(run), changes_of(run)
     for name in summary["after"]:
         if name in summary["before"]:
@@ -61,7 +63,11 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
     lines += [f"report  {page}"] if page.is_file() else []
     name = run.typed
     asking = f"zoo eval MODEL --reward {name}" if summary.get("head") == "scalar" else f"zoo chat {name}"
-    lines += [f"next    {asking}    zoo eval {name}    zoo train --model {name} --algo …"]
+    typed = (asking, f"zoo eval {name}", f"zoo train --model {name} --algo …")
+    apart = "    " if len("next    ") + len("    ".join(typed)) <= room else "\n        "
+    lines += [f"next    {apart.join(typed)}"]
+    if Measurement.get(console, console.options.update(max_width=10_000), table).minimum > room:
+        table.box, table.padding = None, (0, 1, 0, 0)
     console.print(Panel(Group(*lines), title=Text(f"{run.name}: {summary['steps']} steps"), expand=False))
 
 
