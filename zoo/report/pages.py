@@ -7,7 +7,7 @@ direction of the text. Every value is escaped, control codes are shown as �, a
 from __future__ import annotations
 
 import math
-import unicodedata
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -21,14 +21,13 @@ LONGEST_TEXT = 2000
 """Maximum characters of one text on a page."""
 DARKEST = 6.0
 """The loss of a token, in nats, at which its colour is darkest."""
-DIRECTION_MARKS = set("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+"""Control codes other than line breaks and tabs, incomplete characters, direction marks."""
 
 
 def clean(text: str) -> str:
     """The text without control codes, direction marks and incomplete characters; line breaks and tabs stay."""
-    return "".join(
-        c if c in "\n\t" or not (c in DIRECTION_MARKS or unicodedata.category(c) in ("Cc", "Cs")) else "�" for c in text
-    )
+    return HIDDEN.sub("�", text)
 
 
 def shortened(text: str) -> str:
