@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from zoo.libraries.tracing import Live
-from zoo.models import memory
+from zoo.models import attention, memory
 from zoo.models.memory import Step, Way, _of_model, _traced, held
 from zoo.numbers import size
 from zoo.optimizers.chosen import OPTIMIZERS, Chosen
@@ -83,6 +83,19 @@ def test_a_model_without_numbers_holds_what_a_real_one_holds():
         == 4 * sum(p.numel() for p in transformers.LlamaForCausalLM(config(3)).parameters())
     )
     assert max(fake.step, fake.rest) == pytest.approx(max(real.step, real.rest), rel=0.02)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_of_equal_blocks_of_attention_the_last_ones_are_enough(monkeypatch, checkpointing):
+    step, computed = Step(900, 20, 40, 2), []
+    monkeypatch.setattr(attention, "TOGETHER", 1 << 12)
+    weights = attention._weights
+    monkeypatch.setattr(attention, "_weights", lambda *given: computed.append(1) or weights(*given))
+    few = _of_model(config(2), Way("32-true", checkpointing=checkpointing), step)
+    count = len(computed)
+    monkeypatch.setattr(attention, "is_fake", lambda tensor: False)
+    assert _of_model(config(2), Way("32-true", checkpointing=checkpointing), step) == few
+    assert len(computed) - count > 1.5 * count
 
 
 def test_recomputing_adapters_and_rounded_matrices_hold_less():

@@ -104,6 +104,11 @@ def fake_model(config: Any, dtype: torch.dtype, scalar: bool = False) -> Any:
         return kind.from_config(config, dtype=dtype).eval()
 
 
+def is_fake(tensor: Tensor) -> bool:
+    """Whether a tensor holds no numbers."""
+    return isinstance(tensor, FakeTensor)
+
+
 class FakeCopies(TorchFunctionMode):
     """A context in which `copy.deepcopy` copies fake tensors; elsewhere it copies numbers that are not there."""
 

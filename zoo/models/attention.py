@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map_only
 
 from zoo.libraries.arithmetic import softmax_backward
 from zoo.libraries.attention import attention_name, sdpa_attention_forward, use_attention
+from zoo.libraries.tracing import is_fake
 from zoo.models.layout import Segment
 
 NAME = "zoo_cpu"
@@ -122,10 +123,14 @@ class _Segments(torch.autograd.Function):
         plan = tiling.plan(query.shape[1], key.shape[1])
         rows, keys, values = (_by_token(part) for part in (query, key, value))
         output, kept = values.new_empty(plan.size, values.shape[-1]), []
+        traced = is_fake(rows)
         with torch.autocast("cpu", enabled=False):
             for block in plan.blocks:
-                weights = _weights(block.rows(rows).mul_(scale), block.seen(keys), block)
-                torch.bmm(weights, block.seen(values), out=block.part(output))
+                if traced and block.repeated:
+                    weights = rows.new_empty(block.shape)
+                else:
+                    weights = _weights(block.rows(rows).mul_(scale), block.seen(keys), block)
+                    torch.bmm(weights, block.seen(values), out=block.part(output))
                 if block.keys.shape[1] <= KEPT:
                     kept.append(weights)
         ctx.save_for_backward(rows, keys, values, *kept)
@@ -140,13 +145,15 @@ class _Segments(torch.autograd.Function):
         grad_query = rows.new_empty(plan.size, rows.shape[-1])
         # A prompt's gradient is the sum over its answers, in float32.
         grad_keys, grad_values = (torch.zeros(part.shape, dtype=torch.float32) for part in (keys, values))
-        weights_of = iter(kept)
+        weights_of, traced = iter(kept), is_fake(rows)
         with torch.autocast("cpu", enabled=False):
             for block in plan.blocks:
+                weights = next(weights_of) if block.keys.shape[1] <= KEPT else None
+                if traced and block.repeated:
+                    continue
                 queries, seen, grad_rows = block.rows(rows).mul_(scale), block.seen(keys), block.rows(grad)
                 grad_rows.view(-1, grad.shape[-1]).index_fill_(0, block.padding, 0)
-                was_kept = block.keys.shape[1] <= KEPT
-                weights = next(weights_of) if was_kept else _weights(queries, seen, block)
+                weights = _weights(queries, seen, block) if weights is None else weights
                 block.add_seen(grad_values, weights.transpose(1, 2) @ grad_rows)
                 grad_weights = grad_rows @ block.seen(values).transpose(1, 2)
                 grad_scores = softmax_backward(grad_weights, weights)
@@ -195,6 +202,9 @@ class _Plan:
         for alike in _alike(tiles, heads):
             self.blocks.append(_Block(alike, heads, groups, self.size))
             self.size += self.blocks[-1].queries.numel()
+        shapes = [block.shape for block in self.blocks]
+        for block, own, second, third in zip(self.blocks, shapes, shapes[1:], shapes[2:], strict=False):
+            block.repeated = own == second == third
         self.place = torch.empty(sum(tile.size for tile in tiles) * heads, dtype=torch.long)
         for block in self.blocks:
             real = (~block.padded).nonzero().squeeze(-1)
@@ -206,8 +216,11 @@ class _Block:
 
     Rows are a head of a token: queries int64 [n·H·T] says which of the L·H rows each is, those of a group of heads
     behind each other, so that keys are never copied per head; keys int64 [n·G, K] which of the L·G rows are seen.
-    padding: those of the queries that are none. hidden bool [n, 1, T, K]: what a query does not see.
+    padding: those of the queries that are none. hidden bool [n, 1, T, K]: what a query does not see. repeated: the two
+    blocks behind it have its shape. Where memory is only counted, it need not be computed: the last one has the peak.
     """
+
+    repeated = False
 
     def __init__(self, tiles: Sequence[_Tile], heads: int, groups: int, begin: int):
         self.begin = begin
@@ -227,6 +240,8 @@ class _Block:
         self.padded = padded[:, None].expand(-1, heads, -1).reshape(-1)
         self.padding = self.padded.nonzero().squeeze(-1)
         self.keys = (keys[:, None] * groups + torch.arange(groups)[:, None]).reshape(-1, width)
+        self.shape = (len(self.keys), len(self.queries) // len(self.keys), width)
+        """Of the weights: [n·G, H/G·T, K]."""
 
     def rows(self, part: Tensor) -> Tensor:
         """[L·H, D] → [n·G, H/G·T, D]."""
