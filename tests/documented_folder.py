@@ -1,5 +1,6 @@
 """A folder with the files and runs that a page speaks of: not a test file itself."""
 
+import functools
 import json
 import os
 import re
@@ -103,6 +104,7 @@ def write_rows(file, rows):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
+@functools.cache
 def blocks(text):
     """{name: content} of the blocks with a file's name above them."""
     named = re.findall(r"^<!-- ([\w.]+\.\w+) -->\n```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)

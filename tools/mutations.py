@@ -33,7 +33,7 @@ import tempfile
 import time
 import traceback
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -215,8 +215,10 @@ def is_text(node: ast.expr) -> bool:
     return isinstance(node, ast.Constant) and isinstance(node.value, str)
 
 
-def mutations_of(file: str, source: bytes) -> Iterator[Mutation]:
+@functools.cache
+def mutations_of(file: str, source: bytes) -> list[Mutation]:
     """Those of one line that leave a program which can be read."""
+    found = []
     lines = source.splitlines(keepends=True)
     for edit in Finder(source).edits:
         number = source.count(b"\n", 0, edit.start)
@@ -227,7 +229,9 @@ def mutations_of(file: str, source: bytes) -> Iterator[Mutation]:
         changed = line[: edit.start - begin] + edit.text.encode() + line[edit.end - begin :]
         with contextlib.suppress(SyntaxError):
             ast.parse(b"".join([*lines[:number], changed, *lines[number + 1 :]]))
-            yield Mutation(edit.kind, file, number + 1, line.decode().rstrip("\n"), changed.decode().rstrip("\n"))
+            before, after = line.decode().rstrip("\n"), changed.decode().rstrip("\n")
+            found.append(Mutation(edit.kind, file, number + 1, before, after))
+    return found
 
 
 def chosen(root: Path, count: int, seed: int) -> list[Mutation]:
