@@ -448,8 +448,15 @@ def broken(train):
     return lambda step, **options: broken_run(train, step, **options).path
 
 
-@pytest.mark.parametrize("step", [3, 7, 11])
-@pytest.mark.parametrize("data", ["part-*.jsonl", "3*part-0.jsonl + part-1.jsonl"])
+ONE, MIXED = "part-*.jsonl", "3*part-0.jsonl + part-1.jsonl"
+
+
+# Each moment once, and both sorts of stream; the other pairs repeat these.
+@pytest.mark.parametrize(
+    ("data", "step"),
+    [(ONE, 3), (MIXED, 7), *(pytest.param(*case, marks=pytest.mark.long) for case in [(ONE, 7), (MIXED, 3)]),
+     (MIXED, 11), pytest.param(ONE, 11, marks=pytest.mark.long)],
+)  # fmt: skip
 def test_a_run_that_is_killed_ends_with_the_same_bits(train, broken, step, data):
     whole, run = train(name="whole", data=data), broken(step, data=data)
     run = zoo.resume(run, quiet=True)
