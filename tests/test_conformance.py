@@ -221,9 +221,9 @@ def test_an_algorithm_whose_defaults_no_group_takes_is_not_run_in_one():
 
 
 def test_a_process_that_never_comes_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr("zoo.testing.processes.LIMIT", 15.0)
+    monkeypatch.setattr("zoo.testing.processes.LIMIT", 6.0)
     found = Suite(broken(REAL, "Sleeping")).run(REAL)
-    assert found.result == "failed" and "has not ended after 15 s" in found.detail
+    assert found.result == "failed" and "has not ended after 6 s" in found.detail
 
 
 def test_noise_that_each_process_draws_for_itself_is_not_compared():
