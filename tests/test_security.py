@@ -330,12 +330,12 @@ ROWS = {
 }  # fmt: skip
 
 
-def test_each_sort_of_bad_row_is_told_with_its_line_and_too_many_end_the_command(tmp_path, monkeypatch):
+def test_each_sort_of_bad_row_is_told_with_its_line_and_too_many_end_the_command(tmp_path, tiny_folder, monkeypatch):
     """Row 15."""
     monkeypatch.chdir(tmp_path)
     good = b'{"prompt": "a", "chosen": "b", "rejected": "c"}'
     Path("pairs.jsonl").write_bytes(b"\n".join([good, *ROWS]))
-    status, _, said = cli("data", "pairs.jsonl", "--for", "preference")
+    status, _, said = cli("data", "pairs.jsonl", "--for", "preference", "--model", tiny_folder)
     assert status == 2 and "7 of 8 rows cannot be used" in said or "4 of 8 lines cannot be read" in said, said
     for number, why in enumerate(ROWS.values(), start=2):
         assert any(f"pairs.jsonl:{number} " in line and why in line for line in said.splitlines()), (number, why, said)
