@@ -172,13 +172,10 @@ def test_a_broken_plugin_is_caught_by_the_check_made_for_it(check):
     [
         ("two_processes.py:OwnMean", "--strategy ddp), loss of step 1 differs ("),
         ("two_processes.py:OwnStream", "random numbers come from the run's generators."),
-        # The loss differs for another reason, and random numbers come from elsewhere in another place.
-        pytest.param("two_processes.py:FirstOnly", "loss of step 1 differs", marks=pytest.mark.long),
+        ("two_processes.py:FirstOnly", "loss of step 1 differs"),
         ("two_processes.py:Failing", "in _result: ValueError: Where am I?"),
         ("process_invariance.py:Broken", "the two have different values of self.average after 3 steps ("),
-        pytest.param(
-            "rollout_invariance.py:Uneven", "random numbers come from the run's generators.", marks=pytest.mark.long
-        ),
+        ("rollout_invariance.py:Uneven", "random numbers come from the run's generators."),
     ],
 )
 def test_what_goes_wrong_in_real_processes_is_told(plugin, words):
