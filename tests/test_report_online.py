@@ -128,7 +128,7 @@ def test_the_page_is_whole_and_every_plot_has_its_numbers_beside_it(run):
     assert len(files) == len(set(files)) == page.count("<figure>") and all((run.path / f).is_file() for f in files)
     assert {f.name for f in (run.path / "report-data").iterdir()} == {f.split("/")[1] for f in files}
     text = " ".join(" ".join(parser.text).split())
-    for part in ("Reward and distance", "generation seconds", "95 % interval", "Policy and critic", "be kind"):
+    for part in ("reward against √KL", "generation seconds", "95 % interval", "Policy and critic", "be kind"):
         assert part in text
     assert len(page) < 400_000
 

@@ -145,8 +145,9 @@ class RunView:
         )  # fmt: skip
 
     def _plots(self, series: Series) -> dict[str, list[Plot]]:
-        drawn, frontiers = sections(series, self.meaning), plot_frontiers({self.title: series})
-        return {**drawn, "Reward and distance": frontiers} if frontiers else drawn
+        drawn = sections(series, self.meaning)
+        reward = [*plot_frontiers({self.title: series}), *drawn.get("Reward", [])]
+        return {**drawn, "Reward": reward} if reward else drawn
 
 
 def _answer(row: dict[str, Any]) -> dict[str, Any]:

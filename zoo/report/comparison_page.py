@@ -112,7 +112,7 @@ def runs_content(comparison: dict[str, Any], runs: Sequence[Run]) -> dict[str, A
 
 def overlaid(runs: dict[str, Series], least: int = 2) -> dict[str, list[Plot]]:
     """By heading: reward against distance, and a plot for each metric that at least `least` runs have."""
-    by_heading = {"Reward and distance": plot_frontiers(runs)}
+    by_heading = {"Reward": [*plot_frontiers(runs)]}
     axes = common_axes(runs)
     for name in dict.fromkeys(name for run in runs.values() for name in run.names if name not in NO_CURVE):
         lines = {label: run.of(name) for label, run in runs.items()}

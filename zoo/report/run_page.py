@@ -105,8 +105,7 @@ def plots_of(
     drawn: dict[str, list[Panel | None]] = {
         "Critiques and revisions": [*revision_panels(steps)],
         "Refusals": [refusal_plot(run.summary.get("scores", {}))],
-        "Reward and distance": [*plot_frontiers({run.name: series})],
-        "Reward": [*curves.get("Reward", []), parts],
+        "Reward": [*plot_frontiers({run.name: series}), *curves.get("Reward", []), parts],
         **{heading: [*of_it] for heading, of_it in curves.items() if heading not in ("Reward", "Time")},
         "Answers": [*curves.get("Answers", []), *length_plots(cases, samples), ending_table(cases)],
         "Held-out cases": [*pairs, *implicit_reward_plots(cases), *case_plots(cases, meaning)],
