@@ -193,6 +193,14 @@ def test_all_that_is_missing_is_told_at_once(place):
     assert plan.startswith("option") and "Everything that the run needs is there" not in plan
 
 
+def test_what_only_the_hub_may_have_is_not_called_there(place):
+    hub = "Whether the hub has no/data shows when the run starts. Everything else is there."
+    here = "Everything that the run needs is there. Leave --dry-run out to start it."
+    for data, end in (("no/data", hub), ("pairs.jsonl", here)):
+        _, plan, _ = cli("train", "--algo", "dpo", "--model", "tiny", "--data", data, "--dry-run")
+        assert plan.splitlines()[-1] == end
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_refused(place, nothing_is_loaded):
     (place / "locked").mkdir(mode=0o500)

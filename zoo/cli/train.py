@@ -265,7 +265,10 @@ def tell(outlook: Outlook, complete: bool, console: Console) -> None:
     for name, text in outlook.facts.items():
         table.add_row(name, scrubbed(text))
     console.print(table)
-    if complete:
+    if complete and outlook.of_hub:
+        whether = " and ".join(dict.fromkeys(map(scrubbed, outlook.of_hub)))
+        console.print(f"\nWhether the hub has {whether} shows when the run starts. Everything else is there.")
+    elif complete:
         console.print("\nEverything that the run needs is there. Leave --dry-run out to start it.")
 
 

@@ -79,7 +79,8 @@ RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RAN
 class Outlook:
     """What a look ahead found. facts: by what they are about, in the order to print them.
 
-    steps, tokens: about, None where they are not known; exact: the steps are not about.
+    steps, tokens: about, None where they are not known; exact: the steps are not about; of_hub: models and data that
+    are not here and that the run will fetch, if the hub has them.
     """
 
     facts: dict[str, str] = field(default_factory=dict)
@@ -88,6 +89,7 @@ class Outlook:
     tokens: int | None = None
     run: str = ""
     memory: Need | None = None
+    of_hub: list[str] = field(default_factory=list)
 
     def as_json(self) -> dict[str, Any]:
         about = {"steps": self.steps, "steps_are_exact": self.exact, "tokens_about": self.tokens, "run": self.run}
@@ -325,6 +327,8 @@ class _Look:
             check_base(model.source)
         about = f"{describe(folder)}; {model.note or folder}" if folder else model.note
         self.outlook.facts[fact] = f"{name}: {about}"
+        if model.asked_of_hub:
+            self.outlook.of_hub.append(name)
         return model
 
     def _judge(self) -> None:
@@ -365,6 +369,7 @@ class _Look:
             check_parts(parts)
         seen = [(part, self._glance_at(part, kinds, stream)) for part in parts]
         self.outlook.facts[what] = "; ".join(_told(*one) for one in seen)
+        self.outlook.of_hub += [str(part.source) for part, glance in seen if glance is None]
         return seen
 
     def _glance_at(self, part: Part, kinds: tuple[str, ...], stream: bool) -> Glance | None:
