@@ -156,8 +156,11 @@ def test_a_reward_model_is_trained_in_this_world_and_scored_on_its_pairs(tmp_pat
     options = {"model": "world:gold(steps=1)", "data": "world:gold(rows=64, noise=0.25)", "max_steps": 1}
     run = zoo.train("rm", quiet=True, save_every=0, score="gold_pairs(rows=640)", **options)
     assert [run.summary["scores"][when]["gold_pairs(rows=640)"]["n"] for when in ("before", "after")] == [40, 40]
-    status, shown, _ = cli("eval", run.path, "--eval", "gold_pairs(rows=640)", "--json")
-    assert status == 0 and json.loads(shown)["gold_pairs(rows=640)"]["n"] == 40
+    for asked in (["--eval", "gold_pairs(rows=640)"], []):  # The second time by what the run was scored by.
+        status, shown, _ = cli("eval", run.path, *asked, "--json")
+        assert status == 0 and {name: score["n"] for name, score in json.loads(shown).items()} == {
+            "gold_pairs(rows=640)": 40
+        }
 
 
 def test_demonstrations_may_be_the_chosen_answers_of_the_same_pairs():

@@ -80,8 +80,9 @@ def evaluate(
 ) -> None:
     """Evaluate a run or a model.
 
-    Without --eval, a language model is measured on the starter set: instructions followed, held-out loss, preferences,
-    refusals; a reward model is measured on held-out pairs and rankings. docs/evals.md describes every evaluation.
+    Without --eval, a run is measured by what it was scored by in its training. Where that is not set, a language model
+    is measured on the starter set: instructions followed, held-out loss, preferences, refusals; a reward model is
+    measured on held-out pairs and rankings. docs/evals.md describes every evaluation.
     """
     from zoo.data.encoding import named
     from zoo.data.encoding.named import AUTO, template_text

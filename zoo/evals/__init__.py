@@ -28,7 +28,8 @@ class Subject:
     model: a causal language model; precision: Lightning's name of the arithmetic; limit: most rows, or None;
     progress: called with (done, total); answered: the answers so far, so that several evaluations on the same prompts
     generate once; start: the model to compare with (it has the same tokenizer), a function that loads it when it is
-    needed, or None; out: the folder of the runs, for rewards and judges that name a run;
+    needed, or None; out: the folder of the runs, for rewards and judges that name a run; scores: what its run was
+    scored by, if it said so;
     say: called with messages for the user.
     """
 
@@ -41,6 +42,7 @@ class Subject:
     answered: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     start: Any = None
     out: str = "runs"
+    scores: Sequence[str] = ()
     say: Callable[[str], None] = print
 
     @property

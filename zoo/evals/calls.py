@@ -63,7 +63,7 @@ def to_measure(
     subject: Subject | None, texts: Sequence[str], rewards: Sequence[str], data: str, columns: str,
     max_new_tokens: int, out: str, say: Any,
 ) -> list[Chosen]:  # fmt: skip
-    """The evaluations that are named, or those by default, and one for each reward. Raises ZooError.
+    """The evaluations that are named, or those of the run, or by default, and one for each reward. Raises ZooError.
 
     subject: None where no evaluation needs a model.
     """
@@ -73,7 +73,7 @@ def to_measure(
     head = "scalar" if is_scorer(subject.model) else "lm"
     wanted = choose(list(texts), available, head)
     if not wanted and not rewards:
-        wanted = by_default(available, head)
+        wanted = choose(subject.scores, available, head) or by_default(available, head)
     if rewards and head != "lm":
         raise ZooError("A reward is for a language model, and this is a reward model.", "Leave the reward out.")
     made = _of_rewards(rewards, data, columns, max_new_tokens, out, say)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zoo.data.encoding.named import listed, template_args, wanted
+from zoo.data.encoding.named import AUTO, listed, template_args, wanted
 from zoo.data.encoding.new_tokens import NewTokens
 from zoo.data.encoding.template import ChatTemplate
 from zoo.evals import Subject
@@ -17,6 +17,7 @@ from zoo.models.loading import load_model, load_template, require_head, rows_for
 from zoo.models.names import Source, run_of, template_of
 from zoo.models.precision import choose_precision
 from zoo.models.start import require_same_tokens, resolve_start
+from zoo.options.checks import names_in
 from zoo.runs import own_template
 
 QUESTION = "What is eight and nine?"
@@ -43,11 +44,10 @@ def load_subject(
     quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     source = resolve_start(name, out, say)
+    run = run_of(source)
     if head is not None:
         require_head(source, head)
-    chat = load_template(
-        source, asked or (template if run_of(source) is None else None), args=template_args(args), say=say
-    )
+    chat = load_template(source, asked or (template if run is None else None), args=template_args(args), say=say)
     tokenizer = chat.tokenizer
     if asked is not None:
         for note in chat.notes:
@@ -57,7 +57,9 @@ def load_subject(
     arithmetic = choose_precision(precision, device)[0]
     chat.eos_ids |= ending_ids(model)
     comparison: dict[str, Any] = {"start": _other(against, out, say, tokenizer, source)} if against is not None else {}
-    return Subject(model, tokenizer, chat, arithmetic, **{"out": out, "say": say, **comparison, **options})
+    said = str(run.config.get("score") or AUTO) if run is not None else AUTO
+    options = {"out": out, "say": say, "scores": names_in(said) if said != AUTO else (), **comparison, **options}
+    return Subject(model, tokenizer, chat, arithmetic, **options)
 
 
 def _tell(name: str, asked: str, chat: ChatTemplate, own: ChatTemplate, say: Callable[[str], None]) -> None:
