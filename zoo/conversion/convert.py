@@ -82,61 +82,41 @@ def convert(path: Path, program: str | None = None, algo: str | None = None) -> 
     """Convert a file. program: the name of its table, by default the one that fits best; algo: the algorithm, where the
     file does not say it. Raises ZooError."""
     content, lines = read_with_lines(path)
-    file = {key: value for key, value in _flat(content) if value is not None}
-    where = {key: lines.get(tuple(key.split(".")), lines.get((key.partition(".")[0],), 0)) for key in file}
-    table = choose(program, [*file, *content])
-    rule = _rule(table, file, algo, path)
-    silent = {**table.defaults.get("any", {}), **table.defaults.get(rule["algo"], {}), **rule.get("defaults", {})}
-    defaults = {key: value for key, value in silent.items() if key not in file}
-    whole = {**defaults, **file, **({} if algo is None else {"algo": algo})}
-    _fill_in(whole, defaults)
-    result = Converted(f"{table.program} {table.version}", rule["algo"])
+    keys = {key: value for key, value in _flat(content) if value is not None}
+    table = choose(program, [*keys, *content])
+    rule = _rule(table, keys, algo, path)
+    file = _File(path, table.program, keys, _lines_of(keys, lines), _with_defaults(table, rule, keys, algo))
     forms = {**table.options, **table.own.get("any", {}), **table.own.get(rule["algo"], {})}
-
-    def came(key: str) -> str:
-        return f"line {where[key]}: {key}" if key in where else f"{table.program}{DEFAULT_OF}{key}"
-
-    late: list[tuple[str, Any]] = []
-    products: dict[str, list[str]] = {}
-    for key, form in forms.items():
-        if key not in whole:
-            continue
-        form = _fitting(form, whole)
-        if form is None:
-            if key in where:
-                result.left_out.append(Told(key, whole[key], where[key], "It has no effect with the other lines."))
-        elif "values" in form or "part" in form:
-            late.append((key, form))
-        elif whole[key] in form.get("ignore", ()):
-            continue
-        else:
-            for name in form["to"] if isinstance(form["to"], list) else [form["to"]]:
-                if form.get("times"):
-                    products.setdefault(name, []).append(key)
-                else:
-                    _set(result, name, whole[key], came(key))
-    for name, keys in products.items():
-        factors = [whole[key] for key in keys]
-        if all(isinstance(factor, int) for factor in factors):
-            _set(result, name, math.prod(factors), " × ".join(f"{key} {whole[key]}" for key in keys))
-            result.notes.append(
-                f"{name} {math.prod(factors)} is that of one process. If yours had N, multiply it by N."
-            )
-        else:
-            result.left_out += [Told(key, whole[key], where.get(key, 0), "It is no number.") for key in keys]
-    for key, form in sorted(late, key=lambda pair: "part" in pair[1]):
-        _by_value(result, key, form, whole[key], where.get(key, 0), came(key), path)
-    implied = {**table.implied.get("any", {}), **table.implied.get(rule["algo"], {}), **rule.get("set", {})}
-    for name, value in implied.items():
-        if name not in result.options:
-            _set(result, name, value, f"as {table.program} does")
+    result = Converted(f"{table.program} {table.version}", rule["algo"])
+    products, late = _carry_over(result, file, forms)
+    _multiply(result, file, products)
+    for key, form in sorted(late.items(), key=lambda pair: "part" in pair[1]):
+        _by_value(result, file, key, form)
+    _imply(result, table, rule)
     for name, value, origin, told in read_data(table.data, content, lines, path):
         if value is not None:
             _set(result, name, value, origin)
         result.left_out += [Told(*one) for one in told]
-    _tell_the_rest(result, table, rule, forms, file, where)
+    _tell_the_rest(result, table, rule, forms, file)
     _check(result)
     return result
+
+
+@dataclass
+class _File:
+    """A config file: its keys, the line of each, and `whole`: the keys, and what the program takes for others."""
+
+    path: Path
+    program: str
+    keys: dict[str, Any]
+    lines: dict[str, int]
+    whole: dict[str, Any]
+
+    def came(self, key: str) -> str:
+        return f"line {self.lines[key]}: {key}" if key in self.lines else f"{self.program}{DEFAULT_OF}{key}"
+
+    def told(self, key: str, why: str) -> Told:
+        return Told(key, self.whole[key], self.lines.get(key, 0), why)
 
 
 # -- reading the file ----------------------------------------------------------------------------------------------
@@ -148,6 +128,20 @@ def _flat(content: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, An
         yield f"{above}{key}", value
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{key}.")
+
+
+def _lines_of(keys: Mapping[str, Any], lines: Mapping[tuple[Any, ...], int]) -> dict[str, int]:
+    """The line of each key; a key of a mapping that stands in one line has the line of the mapping."""
+    return {key: lines.get(tuple(key.split(".")), lines.get((key.partition(".")[0],), 0)) for key in keys}
+
+
+def _with_defaults(table: Table, rule: Mapping[str, Any], keys: dict[str, Any], algo: str | None) -> dict[str, Any]:
+    """The keys, with the program's own values for those that the file does not have."""
+    silent = {**table.defaults.get("any", {}), **table.defaults.get(rule["algo"], {}), **rule.get("defaults", {})}
+    defaults = {key: value for key, value in silent.items() if key not in keys}
+    whole = {**defaults, **keys, **({} if algo is None else {"algo": algo})}
+    _fill_in(whole, defaults)
+    return whole
 
 
 def _word(value: Any) -> str:
@@ -212,35 +206,75 @@ def _set(result: Converted, name: str, value: Any, origin: str) -> None:
     result.options[name], result.origin[name] = value, origin
 
 
-def _by_value(
-    result: Converted, key: str, form: Mapping[str, Any], value: Any, line: int, origin: str, path: Path
-) -> None:
+def _carry_over(
+    result: Converted, file: _File, forms: Mapping[str, Any]
+) -> tuple[dict[str, list[str]], dict[str, dict[str, Any]]]:
+    """Set what a key gives as it is. Returns the factors of each product, and the keys that wait for all others."""
+    products: dict[str, list[str]] = {}
+    late: dict[str, dict[str, Any]] = {}
+    for key in (key for key in forms if key in file.whole):
+        form = _fitting(forms[key], file.whole)
+        if form is None:
+            if key in file.lines:
+                result.left_out.append(file.told(key, "It has no effect with the other lines."))
+        elif "values" in form or "part" in form:
+            late[key] = form
+        elif file.whole[key] not in form.get("ignore", ()):
+            for name in form["to"] if isinstance(form["to"], list) else [form["to"]]:
+                if form.get("times"):
+                    products.setdefault(name, []).append(key)
+                else:
+                    _set(result, name, file.whole[key], file.came(key))
+    return products, late
+
+
+def _multiply(result: Converted, file: _File, products: Mapping[str, list[str]]) -> None:
+    for name, keys in products.items():
+        factors = [file.whole[key] for key in keys]
+        if not all(isinstance(factor, int) for factor in factors):
+            result.left_out += [file.told(key, "It is no number.") for key in keys]
+            continue
+        product = math.prod(factors)
+        _set(result, name, product, " × ".join(f"{key} {file.whole[key]}" for key in keys))
+        result.notes.append(f"{name} {product} is that of one process. If yours had N, multiply it by N.")
+
+
+def _imply(result: Converted, table: Table, rule: Mapping[str, Any]) -> None:
+    """Set what the program does without saying it."""
+    implied = {**table.implied.get("any", {}), **table.implied.get(rule["algo"], {}), **rule.get("set", {})}
+    for name, value in implied.items():
+        if name not in result.options:
+            _set(result, name, value, f"as {table.program} does")
+
+
+def _by_value(result: Converted, file: _File, key: str, form: Mapping[str, Any]) -> None:
+    value, line = file.whole[key], file.lines.get(key, 0)
     if "part" in form:
         name, options = parse(str(result.options.get(form["to"], getattr(TrainConfig, form["to"]))))
         if name in WITH_PARTS:
             _set(result, form["to"], spell(name, {**options, form["part"]: value}),
-                 "; ".join(filter(None, (result.origin.get(form["to"]), origin))))  # fmt: skip
+                 "; ".join(filter(None, (result.origin.get(form["to"]), file.came(key)))))  # fmt: skip
         elif line:
-            result.left_out.append(Told(key, value, line, f"{name} does not take it."))
+            result.left_out.append(file.told(key, f"{name} does not take it."))
         return
     values, word = form["values"], _word(value)
     word = "false" if word == "no" and "no" not in values else word
     if word not in values:
         why = f"These are converted: {', '.join(values)}."
         if form.get("must"):
-            place = f"{path}:{line}" if line else str(path)
+            place = f"{file.path}:{line}" if line else str(file.path)
             raise ZooError(f"{place}: {key}: {_short(value)} cannot be converted.",
                            f"{why} Choose one of them, or leave the line out.")  # fmt: skip
         if line:
-            result.left_out.append(Told(key, value, line, why))
+            result.left_out.append(file.told(key, why))
         return
     chosen = values[word]
     if "why" in chosen:
         if line:
-            result.left_out.append(Told(key, value, line, chosen["why"]))
+            result.left_out.append(file.told(key, chosen["why"]))
         return
     for name, content in chosen.items():
-        _set(result, name, content, origin)
+        _set(result, name, content, file.came(key))
 
 
 def _tell_the_rest(
@@ -248,28 +282,27 @@ def _tell_the_rest(
     table: Table,
     rule: Mapping[str, Any],
     forms: Mapping[str, Any],
-    file: Mapping[str, Any],
-    where: Mapping[str, int],
+    file: _File,
 ) -> None:
     """Tell what no form has carried over."""
     handled = {*forms, *table.data, *rule.get("when", {})}
     known = table.known()
     # What is inside of a key that is told as a whole.
     whole = {key for key in known if not any(other.startswith(f"{key}.") for other in known)}
-    for key, value in file.items():
+    for key, value in file.keys.items():
         if key in handled or any(key[: place.start()] in whole for place in re.finditer(r"\.", key)):
             continue
         if isinstance(value, dict) and key not in whole:
             continue
         if key in table.needless:
-            result.needless.append(Told(key, value, where[key], table.needless[key]))
+            result.needless.append(file.told(key, table.needless[key]))
         elif key in table.left_out:
-            result.left_out.append(Told(key, value, where[key], table.left_out[key]))
+            result.left_out.append(file.told(key, table.left_out[key]))
         elif key in known:
-            result.left_out.append(Told(key, value, where[key], f"It has no effect with {result.algo}."))
+            result.left_out.append(file.told(key, f"It has no effect with {result.algo}."))
         else:
             why = f"No such key of {table.program} is known.{nearest(key, known)}"
-            result.unknown.append(Told(key, value, where[key], why))
+            result.unknown.append(file.told(key, why))
 
 
 def _check(result: Converted) -> None:
