@@ -228,6 +228,25 @@ def test_pairs_beside_a_question_column_are_not_taken_for_pairs_that_hold_their_
         detect(Sample([row]), "data")
 
 
+@pytest.mark.parametrize(
+    ("kind", "row", "columns"),
+    [
+        ("preference", {"question": "Q", "worse": "B", "better": "A"}, "prompt=question,chosen=better,rejected=worse"),
+        ("preference", {"question": "Q", "chosen": "A", "rejected": "B"}, "prompt=question"),
+        ("preference", {"question": "Q", "answer": "A"}, "prompt=question,chosen=CHOSEN,rejected=REJECTED"),
+        ("prompt", {"question": "Q", "stars": 3}, "prompt=question"),
+        ("feedback", {"question": "Q", "reply": "A", "ok": "yes"}, "prompt=question,completion=reply,label=LABEL"),
+        ("text", {"body": "A"}, "text=body"),
+    ],
+)
+def test_columns_that_are_asked_for_are_those_of_the_wanted_kind(kind, row, columns):
+    with pytest.raises(ZooError) as caught:
+        detect(Sample([row]), "data.csv", [kind])
+    first, _, *formats = caught.value.hint.splitlines()
+    assert first.endswith(f"--columns {columns}")
+    assert formats and all(f" ({kind}): " in line for line in formats)
+
+
 def test_one_odd_row_does_not_decide_how_the_others_are_read():
     rows = [{"prompt": "Q", "completion": "A"}] * 9 + [{"prompt": "Q", "chosen": "A", "rejected": "B"}]
     assert detect(Sample(rows), "data").name == "prompt-completion"

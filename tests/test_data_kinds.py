@@ -142,4 +142,4 @@ def test_no_hint_takes_the_worse_answer_for_the_better_one(columns, hint):
 def test_no_hint_takes_the_worse_answer_for_a_completion():
     with pytest.raises(ZooError) as refused:
         detect(Sample([{"question": "Hi", "rejected_response": "No"}]), "rows.jsonl")
-    assert "--columns prompt=question,completion=ANSWER" in refused.value.hint
+    assert "--columns prompt=question,completion=COMPLETION" in refused.value.hint

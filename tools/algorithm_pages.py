@@ -91,12 +91,11 @@ def defaults(cls: type[Algorithm], core: Mapping[str, Option]) -> str:
     rows = []
     for name in dict.fromkeys([*cls.defaults, *(name for name in options if name in cls.reasons)]):
         here = cls.defaults.get(name, options[name].default)
-        whose, _, why = cls.reasons.get(name, "").partition(": ")
         elsewhere = f"`{value(core[name].default)}`" if name in core else ""
         shown_here = "[by size](#by-the-models-size)" if is_points(here) else f"`{value(here)}`"
-        whose = "see below" if is_points(here) else whose.lower()
-        rows.append((f"`{options[name].flag}`", shown_here, elsewhere, whose, escaped(why)))
-    text = table(("option", "here", "every run's", "whose", "why"), rows)
+        why = "see below" if is_points(here) else escaped(cls.reasons.get(name, ""))
+        rows.append((f"`{options[name].flag}`", shown_here, elsewhere, why))
+    text = table(("option", "here", "every run's", "whose, and why"), rows)
     parts = [f"## Defaults\n\n{text}"]
     points = [
         (flag(core[name], p.lora), count(p.weights), f"`{p.value:g}`", p.source, p.optimizer)

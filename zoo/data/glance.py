@@ -82,7 +82,7 @@ def glance(source: str, kinds: Sequence[str], reading: Reading = PLAIN) -> Glanc
     try:
         opened = open_source(source, wanted, replace(reading, limit=few))
         report = Report(opened.name, where=opened.where, notes=list(opened.notes))
-        lines, chosen = find_format(itertools.islice(opened.rows, limit), columns, chosen, opened, report)
+        lines, chosen = find_format(itertools.islice(opened.rows, limit), columns, chosen, opened, report, kinds)
         first = list(itertools.islice(lines, SAMPLE_ROWS))
         records = list(records_of(first, chosen, columns, report))
         if reading.strict or not records:

@@ -97,7 +97,7 @@ def open_data(source: str, kind: str | Sequence[str], reading: Reading = PLAIN) 
     opened = open_source(source, wanted, reading)
     report = Report(opened.name, where=opened.where, notes=list(opened.notes), about=opened.about)
     first = itertools.islice(opened.lines, reading.limit)
-    lines, chosen = find_format(first, reading.columns, chosen, opened, report)
+    lines, chosen = find_format(first, reading.columns, chosen, opened, report, kinds)
     return Opening(opened, lines, chosen, chosen.kind if chosen.kind in kinds else kinds[0], report)
 
 
@@ -143,11 +143,16 @@ def source_kind(source: str, reading: Reading = PLAIN) -> str:
 
 
 def find_format(
-    lines: Iterator[Any], columns: Mapping[str, str], chosen: Format | None, source: Source, report: Report
+    lines: Iterator[Any],
+    columns: Mapping[str, str],
+    chosen: Format | None,
+    source: Source,
+    report: Report,
+    kinds: Sequence[str] = (),
 ) -> tuple[Iterator[Any], Format]:
     """All lines, parsed or not, and the format that the first of them have.
 
-    Raises ZooError where none of these can be read.
+    kinds: what the rows are wanted for, for errors. Raises ZooError where none of these can be read.
     """
     head, lines = first_lines(lines)
     first = list(parsed(head))
@@ -156,7 +161,7 @@ def find_format(
     if not any(map(is_readable, first)):
         list(readable(first, report))
         judge(report, 0, strict=False)
-    return lines, recognise(first, columns, chosen, source.name, report)
+    return lines, recognise(first, columns, chosen, source.name, report, kinds)
 
 
 def judge(report: Report, kept: int, strict: bool, source: Report | None = None, share: float = BAD_SHARE) -> None:

@@ -33,11 +33,17 @@ def first_lines(lines: Iterator[Any]) -> tuple[list[Any], Iterator[Any]]:
 
 
 def recognise(
-    first: Sequence[Line], columns: Mapping[str, str], chosen: Format | None, name: str, report: Report
+    first: Sequence[Line],
+    columns: Mapping[str, str],
+    chosen: Format | None,
+    name: str,
+    report: Report,
+    kinds: Sequence[str] = (),
 ) -> Format:
     """The format of lines, by the first of them under the wanted column names; `chosen` if it is given.
 
-    name: of the source, for errors. Raises ZooError for columns that there are not and rows of no known format.
+    name: of the source, kinds: what the rows are wanted for, for errors. Raises ZooError for columns that there are not
+    and rows of no known format.
     """
     rows: list[Row] = [line.row for line in first if is_readable(line)]
     present = Sample(rows).columns
@@ -46,7 +52,7 @@ def recognise(
         report.notes.append("The column 'row' is replaced by the number of the row.")
     if columns:
         rows = [rename(row, columns) for row in rows]
-    return chosen or detect(Sample(rows), name)
+    return chosen or detect(Sample(rows), name, kinds)
 
 
 def is_readable(line: Line) -> bool:

@@ -42,7 +42,7 @@ def open_stream(
     report = Report(source, where=files.where)
     chosen = named_format(reading.format) if reading.format else None
     first = itertools.islice(opened.lines, reading.limit)
-    lines, chosen = find_format(first, reading.columns, chosen, opened, report)
+    lines, chosen = find_format(first, reading.columns, chosen, opened, report, wanted)
     return files, Opening(opened, lines, chosen, chosen.kind if chosen.kind in wanted else wanted[0], report)
 
 

@@ -6,7 +6,7 @@ error lists the columns and the formats that are accepted. The formats themselve
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -36,8 +36,23 @@ def names_side(column: str, side: str) -> bool:
     return any(word in column.lower() for word in SIDES[side])
 
 
-def detect(sample: Sample, name: str) -> Format:
-    """The one format that the sampled rows of source `name` are in. Raises ZooError for none or several."""
+COLUMNS = {
+    "demonstration": ("prompt", "completion"),
+    "feedback": ("prompt", "completion", "label"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "prompt": ("prompt",),
+    "ranking": ("prompt", "completions", "ranks"),
+    "stepwise": ("prompt", "steps", "labels"),
+    "text": ("text",),
+}
+"""The columns of the plainest format of a kind: what an error asks for."""
+
+
+def detect(sample: Sample, name: str, kinds: Sequence[str] = ()) -> Format:
+    """The one format that the sampled rows of source `name` are in. Raises ZooError for none or several.
+
+    kinds: what the rows are wanted for, for the hint of the error.
+    """
     fitting = [format for format in FORMATS.values() if not format.fallback and format.fits(sample)]
     fitting = fitting or [format for format in FORMATS.values() if format.fallback and format.fits(sample)]
     if len(fitting) == 1:
@@ -48,18 +63,37 @@ def detect(sample: Sample, name: str) -> Format:
             hint="Say which is meant:\n"
             + "\n".join(f"  --format {format.name}  (as {format.kind}: {format.looks_like})" for format in fitting),
         )
-    raise ZooError(f"{name} has columns that match no known format: {sample.describe()}.", hint=_columns_hint(sample))
+    hint = _columns_hint(sample, kinds or tuple(COLUMNS))
+    raise ZooError(f"{name} has columns that match no known format: {sample.describe()}.", hint=hint)
 
 
-def _columns_hint(sample: Sample) -> str:
-    texts = [name for name in sample.columns if sample.has(name, *TEXTS) and not names_side(name, "rejected")]
-    texts += ["QUESTION", "ANSWER"][len(texts) :]
+def _columns_hint(sample: Sample, kinds: Sequence[str]) -> str:
+    known = [format for format in FORMATS.values() if format.kind in kinds]
     lines = [
-        f"Say which column is which, for example: --columns prompt={texts[0]},completion={texts[1]}",
+        f"Say which column is which, for example: --columns {_guess(sample, COLUMNS.get(kinds[0], ('prompt',)))}",
         "Accepted are:",
-        *(f"  {format.name} ({format.kind}): {format.looks_like}" for format in FORMATS.values()),
+        *(f"  {format.name} ({format.kind}): {format.looks_like}" for format in known),
     ]
     return "\n".join(lines)
+
+
+def _guess(sample: Sample, wanted: Sequence[str]) -> str:
+    """`prompt=question,chosen=better`: for each wanted column that is not there one that may be it, or its name in
+    capitals."""
+    free = [name for name in sample.columns if name not in wanted and sample.has(name, *TEXTS)]
+    pairs = []
+    for column in (name for name in wanted if name not in sample.columns):
+        if column in SIDES:
+            fitting = [name for name in free if names_side(name, column)]
+        elif column in ("label", "labels", "ranks"):
+            fitting = []
+        else:
+            fitting = [name for name in free if not names_side(name, "rejected")]
+            fitting = [name for name in fitting if "chosen" not in wanted or not names_side(name, "chosen")]
+        found = fitting[0] if fitting else column.upper()
+        free = [name for name in free if name != found]
+        pairs.append(f"{column}={found}")
+    return ",".join(pairs)
 
 
 def named_format(text: str) -> Format:
