@@ -193,6 +193,13 @@ def test_all_that_is_missing_is_told_at_once(place):
     assert plan.startswith("option") and "Everything that the run needs is there" not in plan
 
 
+def test_few_steps_and_epochs_that_end_before_the_steps_asked_for_are_told(place):
+    few, early = "These are few steps", "--epochs 1 ends before --max-steps 500: raise --epochs."
+    for options, told in (([], few), (["--max-steps", "500"], early), (["--max-steps", "1"], "")):
+        out = cli("train", "--algo", "dpo", "--model", "tiny", "--data", "pairs.jsonl", "--epochs", "1", *options)[1]
+        assert [text for text in (few, early) if text in " ".join(out.split())] == ([told] if told else [])
+
+
 def test_what_only_the_hub_may_have_is_not_called_there(place):
     hub = "Whether the hub has no/data shows when the run starts. Everything else is there."
     here = "Everything that the run needs is there. Leave --dry-run out to start it."

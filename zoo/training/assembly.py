@@ -69,6 +69,7 @@ from zoo.training.mixing import Mixing
 from zoo.training.online import assembly as online
 from zoo.training.online.experience import Experience
 from zoo.training.online.rollouts import Rollouts
+from zoo.training.outlook import of_few_steps
 from zoo.training.record.progress import counter
 from zoo.training.resuming import Beginning
 from zoo.training.roles import make_frozen, make_models
@@ -391,6 +392,8 @@ class Assembly:
                 f"A rollout has {prompts} prompts with {core.answers_per_prompt} answers each "
                 f"and serves {each} step{'s' if each > 1 else ''}."
             )
+        if not self.data.streaming and (note := of_few_steps(core, self.total_steps)):
+            self.say(f"Note: {note}")
         if self.data.mixing is not None:
             self._say_mixture(self.data.mixing)
 

@@ -72,6 +72,8 @@ LOCAL = "local"
 """The engine that every installation has."""
 OF_LAYERS = ("lora_targets", "lora_dropout", "lora_kind", "train_modules")
 """Options of adapters that do not fit every model."""
+FEW_STEPS = 10
+"""Steps that hardly move a model, unless its learning rate is high."""
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK", "JSM_NAMESPACE_RANK")
 
 
@@ -481,7 +483,8 @@ class _Look:
             text += f", about {self.outlook.tokens:,} tokens of prompts and answers"
         if hasattr(self.cls, "prepare"):
             text += f"; {self.resolved.algo} prepares its records first, which may change their number"
-        self.outlook.facts["steps"] = text
+        ends = "" if records is None else of_few_steps(core, steps)
+        self.outlook.facts["steps"] = f"{text}. {ends}" if ends else text
 
     def _memory(self) -> None:
         """What the run will hold, against what is free."""
@@ -586,6 +589,15 @@ class _Look:
         texts = [text for seen in glances for text in seen.texts()]
         characters = sum(seen.characters for seen in glances) / len(glances)
         return min(characters * tokens_a_character(folder, texts), self.core.max_length)
+
+
+def of_few_steps(core: TrainConfig, steps: int) -> str:
+    """What to tell of the steps that the epochs give: they end before those that were asked for, or are few."""
+    if core.max_steps is not None and core.max_steps > steps:
+        return f"--epochs {core.epochs:g} ends before --max-steps {core.max_steps:,}: raise --epochs."
+    if core.max_steps is None and steps < FEW_STEPS:
+        return "These are few steps: a smaller --batch-size or a larger --epochs makes more of them."
+    return ""
 
 
 def _told(part: Part, seen: Glance | None) -> str:
