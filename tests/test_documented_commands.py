@@ -342,8 +342,10 @@ OUTSIDE = {
 SLOW = {
     r"zoo doctor": "imports everything; test_cli.py has it",
     r"--sweep": "trains every setting, and then compares; test_tuning.py does so",
-    r"--name (agent|shown)|--data world:rooms": "plays many episodes; test_episodes.py trains in environments",
-    r"--tokens 63338|--tokens 32000|strong=dpo|--set dpo.beta=0.2|--out comparisons/mine": (
+    r"--name (agent|shown)|--data world:rooms|--lora --environment calculator": (
+        "plays many episodes; test_episodes.py trains in environments"
+    ),
+    r"--tokens 63338|--tokens 32000|strong=dpo|--set dpo.beta=0.2|--out comparisons/(mine|tour)": (
         "trains several, as others of the page do"
     ),
     r"best_of_n\(reward=min": "draws 256 answers to each prompt, as the command above it does",
