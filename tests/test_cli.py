@@ -386,6 +386,16 @@ def test_eval_scores_a_run_and_a_model(run):
     assert "heldout_loss" in text and "preference_accuracy" not in text
 
 
+def test_eval_of_a_scored_run_measures_its_scores_and_compares_with_its_start(place):
+    data = data_for("sft", place)
+    score = f"kl(data={data}, limit=2, max_new_tokens=4)"
+    scored = trainer(place, "tiny")("sft", name="scored", max_steps=2, lr=1e-2, out="runs", data=data, score=score)
+    scores = as_json("eval", "scored", "--json")
+    after = scored.summary["scores"]["after"]
+    assert list(scores) == list(after) == [score] and after[score]["value"] != 0
+    assert scores[score]["value"] == pytest.approx(after[score]["value"], rel=0.02)  # Both are in bfloat16.
+
+
 def test_eval_is_repeatable(run):
     first, second = (as_json("eval", "last", "--limit", "3", "--json") for _ in range(2))
     assert first == second

@@ -22,15 +22,15 @@ from typing import Any
 
 from zoo.contract.registry import contributions, manager
 from zoo.data.convert import convert
-from zoo.data.formats import named_format
-from zoo.data.formats.shape import Format
+from zoo.data.formats import check_columns, detect, named_format, rename
+from zoo.data.formats.shape import Format, Row, Sample
 from zoo.data.kinds import KINDS, Record
 from zoo.data.report import Report
 from zoo.data.sources import Source, open_source
 from zoo.data.sources.lines import Line, RawLine, parsed
 from zoo.data.sources.named import parts_of
 from zoo.data.sources.reading import PLAIN, Reading
-from zoo.data.stages import first_lines, is_readable, mark_duplicates, readable, recognise, records_of
+from zoo.data.stages import first_lines, is_readable, mark_duplicates, readable, records_of
 from zoo.errors import ZooError
 
 UNREADABLE_SHARE = 0.01
@@ -150,9 +150,11 @@ def find_format(
     report: Report,
     kinds: Sequence[str] = (),
 ) -> tuple[Iterator[Any], Format]:
-    """All lines, parsed or not, and the format that the first of them have.
+    """All lines, parsed or not, and the format that the first of them have under the wanted names of columns; `chosen`
+    if it is given.
 
-    kinds: what the rows are wanted for, for errors. Raises ZooError where none of these can be read.
+    kinds: what the rows are wanted for, for errors. Raises ZooError where none of these can be read, for columns that
+    there are not, and for rows of no known format.
     """
     head, lines = first_lines(lines)
     first = list(parsed(head))
@@ -161,7 +163,14 @@ def find_format(
     if not any(map(is_readable, first)):
         list(readable(first, report))
         judge(report, 0, strict=False)
-    return lines, recognise(first, columns, chosen, source.name, report, kinds)
+    rows: list[Row] = [line.row for line in first if is_readable(line)]
+    present = Sample(rows).columns
+    check_columns(columns, present, source.name)
+    if "row" in present:
+        report.notes.append("The column 'row' is replaced by the number of the row.")
+    if columns:
+        rows = [rename(row, columns) for row in rows]
+    return lines, chosen or detect(Sample(rows), source.name, kinds)
 
 
 def judge(report: Report, kept: int, strict: bool, source: Report | None = None, share: float = BAD_SHARE) -> None:

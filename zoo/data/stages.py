@@ -1,4 +1,4 @@
-"""The stages of a row on its way to a record: read, recognise, record, check, mark duplicates.
+"""The stages of a row on its way to a record: read, record, check, mark duplicates.
 
 Each takes rows from the stage before and hands them on one by one, so that a file is passed through once; what it
 drops or remarks on goes to the report. `zoo.data.load.load` is all of them and the conversion.
@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from zoo.data.checks import check
-from zoo.data.formats import check_columns, detect, rename, to_record
+from zoo.data.formats import rename, to_record
 from zoo.data.formats.conversation import WARNINGS
 from zoo.data.formats.message import unknown_keys
-from zoo.data.formats.shape import Format, Row, Sample
+from zoo.data.formats.shape import Format
 from zoo.data.kinds import Record
 from zoo.data.report import Report
 from zoo.data.row_errors import RowError
@@ -30,29 +30,6 @@ def first_lines(lines: Iterator[Any]) -> tuple[list[Any], Iterator[Any]]:
     """The first lines, to look at, and all lines."""
     first = list(itertools.islice(lines, SAMPLE_ROWS))
     return first, itertools.chain(first, lines)
-
-
-def recognise(
-    first: Sequence[Line],
-    columns: Mapping[str, str],
-    chosen: Format | None,
-    name: str,
-    report: Report,
-    kinds: Sequence[str] = (),
-) -> Format:
-    """The format of lines, by the first of them under the wanted column names; `chosen` if it is given.
-
-    name: of the source, kinds: what the rows are wanted for, for errors. Raises ZooError for columns that there are not
-    and rows of no known format.
-    """
-    rows: list[Row] = [line.row for line in first if is_readable(line)]
-    present = Sample(rows).columns
-    check_columns(columns, present, name)
-    if "row" in present:
-        report.notes.append("The column 'row' is replaced by the number of the row.")
-    if columns:
-        rows = [rename(row, columns) for row in rows]
-    return chosen or detect(Sample(rows), name, kinds)
 
 
 def is_readable(line: Line) -> bool:

@@ -39,7 +39,8 @@ def load_subject(
 
     head: "lm" refuses reward models; template: the chat template of a model that is no run; asked: the one to use
     instead of the model's own, and where that is another one, it is said; args: variables of the template; against: the
-    run or model to compare with, loaded when an evaluation needs it. Raises ZooError if its tokens differ.
+    run or model to compare with, loaded when an evaluation needs it; by default the start of a run that was scored.
+    Raises ZooError if its tokens differ.
     """
     quiet_libraries()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -57,9 +58,14 @@ def load_subject(
     arithmetic = choose_precision(precision, device)[0]
     chat.eos_ids |= ending_ids(model)
     comparison: dict[str, Any] = {"start": _other(against, out, say, tokenizer, source)} if against is not None else {}
-    said = str(run.config.get("score") or AUTO) if run is not None else AUTO
-    options = {"out": out, "say": say, "scores": names_in(said) if said != AUTO else (), **comparison, **options}
-    return Subject(model, tokenizer, chat, arithmetic, **options)
+    said = run.config.get("score", AUTO) if run is not None else AUTO
+    if run is not None and said != AUTO:
+        # As in its training, where a score may compare with the start.
+        start = str(run.config["model"])
+        comparison = {
+            "scores": names_in(said), "start": lambda: _other(start, out, say, tokenizer, source)(), **comparison
+        }  # fmt: skip
+    return Subject(model, tokenizer, chat, arithmetic, **{"out": out, "say": say, **comparison, **options})
 
 
 def _tell(name: str, asked: str, chat: ChatTemplate, own: ChatTemplate, say: Callable[[str], None]) -> None:

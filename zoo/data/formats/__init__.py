@@ -36,18 +36,6 @@ def names_side(column: str, side: str) -> bool:
     return any(word in column.lower() for word in SIDES[side])
 
 
-COLUMNS = {
-    "demonstration": ("prompt", "completion"),
-    "feedback": ("prompt", "completion", "label"),
-    "preference": ("prompt", "chosen", "rejected"),
-    "prompt": ("prompt",),
-    "ranking": ("prompt", "completions", "ranks"),
-    "stepwise": ("prompt", "steps", "labels"),
-    "text": ("text",),
-}
-"""The columns of the plainest format of a kind: what an error asks for."""
-
-
 def detect(sample: Sample, name: str, kinds: Sequence[str] = ()) -> Format:
     """The one format that the sampled rows of source `name` are in. Raises ZooError for none or several.
 
@@ -63,14 +51,14 @@ def detect(sample: Sample, name: str, kinds: Sequence[str] = ()) -> Format:
             hint="Say which is meant:\n"
             + "\n".join(f"  --format {format.name}  (as {format.kind}: {format.looks_like})" for format in fitting),
         )
-    hint = _columns_hint(sample, kinds or tuple(COLUMNS))
+    hint = _columns_hint(sample, kinds or tuple(KINDS))
     raise ZooError(f"{name} has columns that match no known format: {sample.describe()}.", hint=hint)
 
 
 def _columns_hint(sample: Sample, kinds: Sequence[str]) -> str:
     known = [format for format in FORMATS.values() if format.kind in kinds]
     lines = [
-        f"Say which column is which, for example: --columns {_guess(sample, COLUMNS.get(kinds[0], ('prompt',)))}",
+        f"Say which column is which, for example: --columns {_guess(sample, KINDS[kinds[0]].required)}",
         "Accepted are:",
         *(f"  {format.name} ({format.kind}): {format.looks_like}" for format in known),
     ]
