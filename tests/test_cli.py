@@ -216,7 +216,7 @@ def test_the_names_of_runs_stay_whole_in_a_narrow_terminal(place, monkeypatch):
 
 def test_a_run_without_scores_ends_without_an_empty_table(place):
     text = good(*"train --model tiny --max-steps 1 --eval-fraction 0 --data".split(), data_for("sft", place))
-    assert "before" not in text.partition("sft-tiny-1: 1 steps")[2] and "zoo chat sft-tiny-1" in text
+    assert "before" not in text.partition("sft-tiny-1: 1 step")[2] and "zoo chat sft-tiny-1" in text
 
 
 def test_runs_shows_what_was_stopped_or_damaged(run):

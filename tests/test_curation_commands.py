@@ -117,12 +117,12 @@ def test_perplexity_is_that_of_the_answer_under_the_model(place):
     ):
         write(place / data, kind)
         text = good("filter", data, "--rules", "perplexity(most=1e30)", "--model", "tiny", "--force")
-        assert "1 rows read, 1 kept" in text and "Perplexity of 1 rows" in text
+        assert "1 row read, 1 kept" in text and "Perplexity of 1 row:" in text
 
 
 def test_contamination_tells_and_removes_only_when_asked(place):
     text = good("contamination", "rows.jsonl", "--eval", "test.jsonl")
-    assert "test.jsonl: 1 of 1 items (100.0%) are in the data" in text
+    assert "test.jsonl: 1 of 1 item (100.0%) are in the data" in text
     assert "a man walks his dog along the narrow river every morning before work" in text
     assert not (place / "uncontaminated.jsonl").exists()
     good("contamination", "rows.jsonl", "--eval", "test.jsonl", "--remove", "--force")

@@ -30,7 +30,7 @@ def test_a_pair_becomes_two_labelled_answers():
     records, note = convert([PAIR], "preference", "feedback")
     assert records == [{"prompt": "Q", "completion": "A", "label": True, "id": "x", "row": 4},
                        {"prompt": "Q", "completion": "B", "label": False, "id": "x", "row": 4}]
-    assert "1 pairs became 2 labelled answers" in note
+    assert "1 pair became 2 labelled answers" in note
 
 
 def test_a_pair_becomes_a_demonstration_of_the_chosen_answer():

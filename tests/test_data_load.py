@@ -88,7 +88,7 @@ def test_strict_allows_no_bad_row_but_allows_duplicates(write):
 
 
 def test_a_file_of_which_nothing_can_be_used_is_an_error(write):
-    with pytest.raises(ZooError, match="none of the 1 rows can be used"):
+    with pytest.raises(ZooError, match="none of the 1 row can be used"):
         load(write([pair(1, rejected="")]), "preference")
 
 

@@ -98,7 +98,7 @@ def test_a_long_text_is_split_and_no_token_is_lost(train, tmp_path):
     a, b = (run.read_json("data.json")["train"]["encoded"] for run in (whole, split))
     assert a["trained_tokens"] == b["trained_tokens"]
     pieces = math.ceil((a["answer_lengths"]["max"] - 1) / 15)
-    assert f"1 texts longer than 16 tokens became {pieces} pieces." in b["notes"]
+    assert f"1 text longer than 16 tokens became {pieces} pieces." in b["notes"]
     assert b["dropped"] == 0
 
 

@@ -168,7 +168,7 @@ def test_what_a_mixture_does_not_do_is_said(train, tmp_path, capsys):
     train(data="1e-300*a.jsonl + b.jsonl", max_steps=1, quiet=False)
     train(data="a.jsonl", mix_by="tokens", max_steps=1, quiet=False)
     text = " ".join(capsys.readouterr().out.split())
-    assert "Nothing is read of a: the weight is too small for 1 steps." in text
+    assert "Nothing is read of a: the weight is too small for 1 step." in text
     assert "--mix-by has no effect: the data is no mixture" in text
 
 

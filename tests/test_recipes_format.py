@@ -344,7 +344,7 @@ def test_the_last_verdict_stands_in_the_list(stranger):
     digest = load_recipe("theirs").laptop.digest
     kept = {"verdict": "0 of 1 reproduced, 1 contradicted", "date": "2030-01-02", "digest": digest}
     (stranger / "results" / "theirs.json").write_text(json.dumps(kept))
-    assert "0 of 1 claims 2030-01-02" in cli("recipes")[1]
+    assert "0 of 1 claim 2030-01-02" in cli("recipes")[1]
     assert "0 of 1 reproduced, 1 contradicted 2030-01-02" in cli("recipes", "theirs")[1]
 
 

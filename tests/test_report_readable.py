@@ -8,7 +8,7 @@ from made_runs import made
 from test_report import check
 
 from zoo.evals import Score, share_score
-from zoo.numbers import decimal, signed
+from zoo.numbers import amount, decimal, signed
 from zoo.report.plots.axes import FEWEST_CASES, number, tick_labels, ticks
 from zoo.report.plots.bars import shares
 from zoo.report.plots.lines import curves
@@ -39,6 +39,11 @@ def test_a_diverged_run_has_short_numbers_everywhere(tmp_path, capsys):
     assert "1e+304" in capsys.readouterr().out
     assert Score("perplexity", 1e300, 5, 1e299, 2e300).text() == "1e+300 ± 1e+300 (n 5)"
     assert (decimal(0.5), decimal(123456.7), signed(-0.25), signed(1e6)) == ("0.500", "123456.700", "-0.250", "+1e+06")
+
+
+def test_one_is_singular():
+    assert [amount(1, "row"), amount(0, "row"), amount(2000, "row")] == ["1 row", "0 rows", "2,000 rows"]
+    assert [amount(1, "process", "processes"), amount(2, "process", "processes")] == ["1 process", "2 processes"]
 
 
 @pytest.mark.parametrize("low, high", [(0.69312, 0.69316), (1000.1, 1000.9), (-5e-7, 5e-7), (0, 1e7), (1e9, 1e9 + 5)])

@@ -18,6 +18,11 @@ def signed(value: float) -> str:
     return f"{value:+.3f}" if abs(value) < WIDEST else f"{value:+.3g}"
 
 
+def amount(count: int, noun: str, plural: str = "") -> str:
+    """`1 row`, `2,000 rows`, `2 processes`."""
+    return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
 def size(count: int) -> str:
     """Bytes as `12 kB`, `340 MB` or `1.2 GB`."""
     if count >= 1e9:

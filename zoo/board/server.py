@@ -25,6 +25,7 @@ from zoo.board.places import PAGE, Places
 from zoo.board.rows import Rows
 from zoo.board.views import MOST_COMPARED, CompareView, Gone, GroupView, ListView, RunView, View, frame
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.report import pages
 from zoo.runs import Run
 from zoo.terminal import Console
@@ -95,7 +96,7 @@ class Board(ThreadingHTTPServer):
         found = [(address, self.places.path(address)) for address in dict.fromkeys(addresses)]
         runs = [(address, Run(path)) for address, path in found if path and (path / "run.yaml").is_file()]
         if not 2 <= len(runs) <= MOST_COMPARED:
-            raise ZooError(f"{len(runs)} runs were chosen.", f"Choose 2 to {MOST_COMPARED} runs in the list.")
+            raise ZooError(f"Chosen: {amount(len(runs), 'run')}.", f"Choose 2 to {MOST_COMPARED} runs in the list.")
         return CompareView(runs)
 
 

@@ -13,6 +13,7 @@ from zoo.comparison.finished import compare_runs
 from zoo.contract.plugin_files import is_file_name
 from zoo.environments import answer_in
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.report import pages
 from zoo.report.comparison_page import runs_content
 from zoo.report.follow import Followed, ending
@@ -113,7 +114,7 @@ def _counts(states: Sequence[str | None]) -> str:
     """`9 runs: 2 training, 7 finished`."""
     counts = Counter(state for state in states if state)
     said = ", ".join(f"{count} {state}" for state, count in counts.items())
-    return f"{len(states)} run{'' if len(states) == 1 else 's'}" + (f": {said}" if said else "")
+    return amount(len(states), "run") + (f": {said}" if said else "")
 
 
 class RunView:

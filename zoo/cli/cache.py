@@ -16,7 +16,7 @@ from rich.table import Table
 
 from zoo.cli.listings import Json
 from zoo.errors import ZooError, nearest
-from zoo.numbers import seconds_in, size
+from zoo.numbers import amount, seconds_in, size
 from zoo.paths import cache_folder
 from zoo.runs import hold
 from zoo.terminal import Console, plain, print_json
@@ -103,7 +103,7 @@ def _what(kind: str, path: Path) -> str:
         return path.stem if path.is_file() else path.name
     try:
         facts = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-        return f"{facts['source']} as {facts['kind']}, {facts['rows']:,} rows"
+        return f"{facts['source']} as {facts['kind']}, {amount(facts['rows'], 'row')}"
     except (OSError, ValueError, KeyError):
         return "encoding that is not finished"
 

@@ -12,7 +12,7 @@ from rich.table import Table
 from zoo.cli.train import flag_of, parameter
 from zoo.comparison.entrants import DECIDED, PROCESSES, TUNING, TUNING_SEEDS, refuse_processes
 from zoo.errors import ZooError
-from zoo.numbers import decimal, signed
+from zoo.numbers import amount, decimal, signed
 from zoo.options.config import TrainConfig
 from zoo.options.fields import options_of
 from zoo.terminal import Console, fitting, print_json
@@ -198,8 +198,9 @@ def _show_plan(plan: Any, comparison: Any, console: Console) -> None:
     console.print(fitting(table, console))
     held_out, count = comparison.held_out, len(plan.runs)
     console.print(
-        f"{count} run{'s' if count > 1 else ''} in {comparison.folder}, measured on "
-        f"{len(held_out.prompts)} held-out prompts and {len(held_out.pairs)} pairs.", soft_wrap=True,
+        f"{amount(count, 'run')} in {comparison.folder}, measured on "
+        f"{amount(len(held_out.prompts), 'held-out prompt')} and {amount(len(held_out.pairs), 'pair')}.",
+        soft_wrap=True,
     )  # fmt: skip
     for note in plan.notes:
         console.say(note)
@@ -229,7 +230,7 @@ def _show_results(results: dict[str, Any], console: Console) -> None:
         other = "the start" if row["from"] == "start" else row["from"]
         console.print(
             f"{row['score']} of {row['to']} against {other}: {signed(row['change'])} (95 % interval "
-            f"{interval(row)}, {row['n']} prompts)"
+            f"{interval(row)}, {amount(row['n'], 'prompt')})"
         )
     for line in [*results["warnings"], *(f"{row['run']} failed: {row['error']}" for row in results["failed"])]:
         console.print(line, style="yellow")

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from zoo import __version__
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.terminal import Console, fitting, print_json
 
 SECONDS_IN_PLACE, SECONDS_BETWEEN = 0.2, 10.0
@@ -100,7 +101,7 @@ class Job:
             nonlocal printed
             if time.monotonic() - printed > (SECONDS_IN_PLACE if in_place else SECONDS_BETWEEN):
                 printed = time.monotonic()
-                text = f"{done:,} rows read, {removed:,} removed"
+                text = f"{amount(done, 'row')} read, {removed:,} removed"
                 rewrite(self.console, text) if in_place else self.console.print(text)
 
         return show
@@ -116,7 +117,7 @@ class Job:
             rewrite(console, "")
         word = "removed" if self.rows else "contaminated"
         kept = f"{report['kept']:,} {'kept' if self.rows else 'clean'}"
-        say(f"{report['source']}: {report['rows']:,} rows read, {kept}, {report['removed']:,} {word}")
+        say(f"{report['source']}: {amount(report['rows'], 'row')} read, {kept}, {report['removed']:,} {word}")
         table = Table(word, "rows", "share", "which", box=None, pad_edge=False)
         for reason, entry in report["removed_by_reason"].items():
             numbers = ", ".join(map(str, entry["rows"][:SHOWN_ROWS])) + (", …" if entry["count"] > SHOWN_ROWS else "")
@@ -131,7 +132,7 @@ class Job:
                     console.print(printable(example["text"].replace("\n", " "), console), soft_wrap=True)
         for part in report.get("evaluation", ()):
             share = "" if part["share"] is None else f" ({part['share']:.1%})"
-            say(f"\n{part['source']}: {part['found']:,} of {part['checked']:,} items{share} are in the data; "
+            say(f"\n{part['source']}: {part['found']:,} of {amount(part['checked'], 'item')}{share} are in the data; "
                 f"{part['too_short_or_common']:,} more are too short or too common to search for")  # fmt: skip
         say("")
         for note in report["notes"]:

@@ -14,6 +14,7 @@ from rich.text import Text
 from zoo.cli.train import flag_of, parameter
 from zoo.errors import ZooError
 from zoo.labelling.options import LabelOptions
+from zoo.numbers import amount
 from zoo.options.fields import build, options_of
 from zoo.terminal import Console, fitting, print_json
 
@@ -120,8 +121,8 @@ def _look_ahead(options: LabelOptions, runs: str) -> None:
 
 
 def _show_taught(summary: dict[str, Any], path: Path, console: Console) -> None:
-    console.say(f"{summary['rows']:,} rows with {summary['tokens']:,} tokens. Words that are not listed have a "
-                f"probability of {summary['rest']:.4f} a token, on average.")  # fmt: skip
+    console.say(f"{amount(summary['rows'], 'row')} with {amount(summary['tokens'], 'token')}. Words that are not "
+                f"listed have a probability of {summary['rest']:.4f} a token, on average.")  # fmt: skip
     for code, count in summary["left_out"].items():
         console.say(f"Left out: {count:,} {code}.")
     console.say(f"Written to {path}. Train on it: zoo train --algo gkd --stored --own-share 0 --data {path}")
@@ -141,7 +142,9 @@ def _show(summary: dict[str, Any], path: Path, console: Console) -> None:
         ("chosen is longer", percent("chosen_longer"), "without length bias, about half"),
     ]
     if summary["agreement"] is not None:
-        rows.append(("agreement", percent("agreement"), f"with the data, on {summary['agreement_pairs']:,} pairs"))
+        rows.append(
+            ("agreement", percent("agreement"), f"with the data, on {amount(summary['agreement_pairs'], 'pair')}")
+        )
     if summary["cut_answers"]:
         rows.append(
             ("cut answers", f"{summary['cut_answers']:,}", "by --max-new-tokens; training takes them for finished")

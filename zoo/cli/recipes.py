@@ -14,6 +14,7 @@ from rich.text import Text
 
 from zoo.cli.listings import NARROW_TABLE, Json, show_entry
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.terminal import Console, print_json
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _verdict(verdict: str, date: str, stale: bool, short: bool = False) -> Text:
         return Text("stale" if short else "stale: the experiment was changed since", style="yellow")
     whole = re.match(r"(\d+) of (\d+) reproduced", verdict)
     colour = "green" if whole and whole[1] == whole[2] else "yellow"
-    text = f"{whole[1]} of {whole[2]} claims" if whole and short else verdict
+    text = f"{whole[1]} of {amount(int(whole[2]), 'claim')}" if whole and short else verdict
     return Text.assemble((text, colour), (f" {date}" if date else "", "dim"))
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from zoo.cli.listings import Json
 from zoo.errors import ZooError, was_asked
+from zoo.numbers import amount
 from zoo.options.spelling import seeds as seeds_in
 from zoo.recipes.find import SIZES, one_size
 from zoo.recipes.verdicts import CONTRADICTED, LOOKS, NOT_TESTED, REPRODUCED, UNDECIDED
@@ -187,12 +188,13 @@ def _all(
     minutes = sum(one.minutes for one, settled in told if settled is None)
     count = sum(settled is None for _, settled in told)
     console.say(
-        f"{count} of {len(told)} recipes are to be run, about {minutes:.0f} minutes; finished stages take none."
+        f"{count} of {amount(len(told), 'recipe')} are to be run, about {amount(round(minutes), 'minute')}; "
+        "finished stages take none."
     )
     if dry_run:
         for one, settled in told:
             state = f"about {one.minutes:.2g} minutes" if settled is None else f"recorded: {settled['verdict']}"
-            console.say(f"  {one.recipe.name}: {len(one.seeds)} seeds, {state}")
+            console.say(f"  {one.recipe.name}: {amount(len(one.seeds), 'seed')}, {state}")
         return
     found: list[dict[str, Any]] = []
     for one, settled in told:
@@ -238,9 +240,8 @@ def _summary(found: Sequence[Mapping[str, Any]], console: Console) -> None:
     counts: Counter[str] = sum((Counter(results["counts"]) for results in judged), Counter())
     minutes = sum(results.get("minutes", results.get("made", {}).get("minutes", 0)) for results in judged)
     console.print(fitting(table, console))
-    console.say(
-        f"{', '.join(f'{count} {name}' for name, count in counts.most_common())}; {minutes:.0f} minutes in all."
-    )
+    verdicts = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    console.say(f"{verdicts}; {amount(round(minutes), 'minute')} in all.")
 
 
 def _colour(results: Mapping[str, Any]) -> str:
@@ -274,7 +275,7 @@ def _show(results: Mapping[str, Any], folder: Path, stored: Path | None, console
     console.print(fitting(table, console))
     if results["full_scale"]:
         count = len(results["full_scale"])
-        console.print(f"{count} claims at full scale are not tested here.", style="dim")
+        console.print(f"Not tested here: {amount(count, 'claim')} at full scale.", style="dim")
     console.print(Text.assemble(f"\n{results['recipe']}: ", (results["verdict"], f"bold {_colour(results)}")))
     if results["findings"]:
         console.print(f"Findings of the recipe's own run: {results['findings']}")

@@ -145,7 +145,7 @@ def _show_runs(rows: list[dict[str, Any]]) -> None:
             changes = [row["pace"]] if row["pace"] else []
         cells = [row["name"], row["status"], row["algo"], model, data, steps, "\n".join(changes)]
         table.append(cells)
-        facts = f"{row['status']}, {steps} steps, {row['algo']} of {model} on {data}"
+        facts = f"{row['status']}, {steps} step{'' if steps == '1' else 's'}, {row['algo']} of {model} on {data}"
         paragraphs.append((row["name"], [facts, *changes]))
     lines = _aligned(table)
     if max(map(cell_len, lines)) <= console.width:

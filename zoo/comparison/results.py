@@ -17,7 +17,7 @@ from zoo.comparison.tuning import told
 from zoo.evals import Score
 from zoo.evals.changes import averaged, change
 from zoo.evals.kept_scores import with_cases
-from zoo.numbers import signed
+from zoo.numbers import amount, signed
 from zoo.report.comparison_page import columns
 from zoo.report.sections.warnings import displacement, length_warning
 from zoo.runs import Run
@@ -140,7 +140,7 @@ def _warnings(results: dict[str, Any]) -> list[str]:
             change = f"{difference['score']} {signed(difference['change'])}"
             lines.append(f"{difference['to']} is worse than the start: {change}.")
     lines += [
-        f"{row['run']} skipped {row['skipped_steps']} of {row['steps']} steps." for row in results["runs"]
+        f"{row['run']} skipped {row['skipped_steps']} of {amount(row['steps'], 'step')}." for row in results["runs"]
         if row["skipped_steps"]
     ]  # fmt: skip
     return lines

@@ -34,6 +34,7 @@ from zoo.models.loading import load_model, load_template, require_head, rows_for
 from zoo.models.names import Source, by_path, resolve_model
 from zoo.models.precision import choose_precision
 from zoo.models.start import resolve_start
+from zoo.numbers import amount
 from zoo.options.checks import names_in
 from zoo.options.config import AUTO, TrainConfig
 from zoo.options.roles import ROLES
@@ -209,7 +210,7 @@ class Comparison:
             )
             for planned in plan.runs if not self._is_made(planned)
         ]  # fmt: skip
-        self.say(f"\n{len(tasks)} runs on {workers.name}")
+        self.say(f"\n{amount(len(tasks), 'run')} on {workers.name}")
         failed = run_tasks(tasks, workers, self.say)
         self.failed += [
             {"run": task.name, "error": f"{last_line(task.log)} (log in {task.log})"}

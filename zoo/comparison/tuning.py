@@ -15,6 +15,7 @@ from typing import Any
 from zoo.comparison.entrants import TUNING, TUNING_SEEDS, Entrant, Settings, split_option
 from zoo.contract.registry import contributions, manager
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.options.config import TrainConfig
 from zoo.options.spelling import seeds as seeds_in
 from zoo.options.spelling import split
@@ -162,13 +163,13 @@ def _spent(measures: Mapping[str, Any]) -> float:
 def told(tuning: Mapping[str, Any]) -> list[str]:
     """What each entrant got, as sentences; the last one says so where the effort was not equal."""
     lines = [
-        f"Tuned by {tuning['by']} on {tuning['cases']} cases cut off the training part, seeds "
+        f"Tuned by {tuning['by']} on {amount(tuning['cases'], 'case')} cut off the training part, seeds "
         f"{', '.join(map(str, tuning['seeds']))}:"
     ]
     counts = {label: len(one["settings"]) for label, one in tuning["entrants"].items()}
     for label, one in tuning["entrants"].items():
         best = ", ".join(f"{name} {value}" for name, value in one["best"].items()) or "its defaults"
-        count = f"{counts[label]} setting{'s' if counts[label] > 1 else ''}"
+        count = amount(counts[label], "setting")
         lines.append(f"  {label}: {count}, {one['tokens']:,.0f} tokens, best {best}")
     if len(set(counts.values())) > 1:
         lines.append("The effort was not equal: who got more settings has an advantage.")

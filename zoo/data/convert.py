@@ -15,6 +15,7 @@ from typing import Any
 from zoo.data.formats import FORMATS, SIDES, names_side
 from zoo.data.kinds import KINDS, Record, prompt_key
 from zoo.errors import ZooError, nearest
+from zoo.numbers import amount
 
 
 def convert(
@@ -158,7 +159,7 @@ def ranked(pairs: str) -> Conversion:
     which = "every pair of unequal ranks" if pairs == "all" else "the best against the worst"
     return Conversion(
         partial(_ranking_to_preference, pairs=pairs),
-        lambda before, after: f"{before:,} rankings became {after:,} pairs: {which}.",
+        lambda before, after: f"{amount(before, 'ranking')} became {amount(after, 'pair')}: {which}.",
     )
 
 
@@ -184,8 +185,8 @@ def _to_prompt(record: Record) -> list[Record]:
 
 
 def _prompts_note(before: int, after: int) -> str:
-    merged = "" if after == before else f" of {before:,} records, each once"
-    return f"{after:,} prompts{merged} are used, their answers are not."
+    merged = "" if after == before else f" of {amount(before, 'record')}, each once"
+    return f"Only the prompts are used, not their answers: {amount(after, 'prompt')}{merged}."
 
 
 # A prompt with two answers must not count twice.
@@ -194,28 +195,30 @@ CONVERSIONS: dict[tuple[str, str], Conversion] = {
     ("preference", "feedback"): Conversion(
         _preference_to_feedback,
         lambda before, after: (
-            f"{before:,} pairs became {after:,} labelled answers: each chosen one desirable, each rejected one "
-            "undesirable."
+            f"{amount(before, 'pair')} became {amount(after, 'labelled answer')}: each chosen one desirable, "
+            "each rejected one undesirable."
         ),
     ),
     ("preference", "demonstration"): Conversion(
         _preference_to_demonstration,
-        lambda before, after: f"{before:,} pairs became demonstrations: the chosen answers; the rest is unused.",
+        lambda before, after: (
+            f"{amount(before, 'pair')} became demonstrations: the chosen answers; the rest is unused."
+        ),
     ),
     ("preference", "ranking"): Conversion(
-        _preference_to_ranking, lambda before, after: f"{before:,} pairs became rankings of two answers."
+        _preference_to_ranking, lambda before, after: f"{amount(before, 'pair')} became rankings of two answers."
     ),
     ("preference", "prompt"): _PROMPTS,
     ("ranking", "preference"): ranked("all"),
     ("ranking", "demonstration"): Conversion(
         _ranking_to_demonstration,
-        lambda before, after: f"{before:,} rankings became demonstrations: the best answer of each.",
+        lambda before, after: f"{amount(before, 'ranking')} became demonstrations: the best answer of each.",
     ),
     ("ranking", "prompt"): _PROMPTS,
     ("feedback", "demonstration"): Conversion(
         _feedback_to_demonstration,
         lambda before, after: (
-            f"{after:,} of {before:,} labelled answers are desirable and became demonstrations; "
+            f"{after:,} of {amount(before, 'labelled answer')} are desirable and became demonstrations; "
             f"{before - after:,} are unused."
         ),
     ),

@@ -32,6 +32,7 @@ from zoo.data.sources.named import parts_of
 from zoo.data.sources.reading import PLAIN, Reading
 from zoo.data.stages import first_lines, is_readable, mark_duplicates, readable, records_of
 from zoo.errors import ZooError
+from zoo.numbers import amount
 
 UNREADABLE_SHARE = 0.01
 BAD_SHARE = 0.20
@@ -183,15 +184,15 @@ def judge(report: Report, kept: int, strict: bool, source: Report | None = None,
     bad, unreadable = report.dropped, report.count("E_JSON")
     if not bad:
         return
-    reason = f"{bad:,} of {report.rows:,} rows cannot be used"
+    reason = f"{bad:,} of {amount(report.rows, 'row')} cannot be used"
     hint = "Correct or remove these rows"
     if strict:
         reason, hint = f"{reason}, and --strict allows none", hint + ", or leave out --strict."
     elif not kept:
-        reason = f"none of the {report.rows:,} rows can be used"
+        reason = f"none of the {amount(report.rows, 'row')} can be used"
         hint = "docs/data.md lists what a row must have; --format and --columns say how to read the file."
     elif unreadable > UNREADABLE_SHARE * report.rows:
-        reason = f"{unreadable:,} of {report.rows:,} lines cannot be read"
+        reason = f"{unreadable:,} of {amount(report.rows, 'line')} cannot be read"
         hint = "Correct or delete these lines: the file is damaged, or is not one JSON object per line."
     elif bad > max(1, share * report.rows):
         hint += "; if the file should be read differently, say how with --format NAME or --columns wanted=found."
@@ -227,7 +228,7 @@ def fact_notes(facts: Mapping[str, int], count: int, kind: str) -> list[str]:
         margins = facts["margins"]
         return [
             f"The chosen answer is the longer one in {facts['longer'] / count:.0%} of the pairs (in characters).",
-            *([f"{margins:,} of the {count:,} pairs have a margin."] if margins else []),
+            *([f"{margins:,} of the {amount(count, 'pair')} have a margin."] if margins else []),
         ]
     return []
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from zoo.data.blending import Ordering
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.paths import scratch_array
 from zoo.randomness import seeded
 from zoo.values.answers import answers_in
@@ -135,7 +136,7 @@ class StepLoader(Loader):
         self._examples = max(1, round(epochs * self.size))
         if self.examples < processes or not records:
             raise ZooError(
-                f"{len(records)} records are not enough for {processes} processes: each needs one in every step.",
+                f"{amount(len(records), 'record')} cannot feed {processes} processes: each needs one in every step.",
                 "Use fewer --devices or more data.",
             )
         steps = count_steps(self.examples, batch_size, processes)

@@ -37,6 +37,7 @@ from zoo.data.sources.reading import PLAIN, Reading
 from zoo.data.store import Kept, Store
 from zoo.data.work import Work
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.processes import cores
 from zoo.values.records import ChosenRecords, Records, Without
 
@@ -201,7 +202,7 @@ def _made(store: Store, opening: Opening, work: Work, workers: int) -> Kept:
     shards = store.begun()
     rows = sum(shard.counts.rows for shard in shards)
     if rows:
-        store.say(f"Encoding goes on after {rows:,} rows, which {store.folder} holds.")
+        store.say(f"Encoding goes on after {amount(rows, 'row')}, which {store.folder} holds.")
         next(itertools.islice(opening.lines, rows - 1, rows), None)
     try:
         made = once(encoded_shards(opening, work, store.say, rows, workers), work, shards, store.folder)
@@ -340,7 +341,7 @@ class Pace:
         rate = (self.done - self.before) / (time.monotonic() - self.began)
         total = self._total()
         if total is None or total < self.done:
-            return f"Encoding {self.source.name}: {self.done:,} rows, {rate:,.0f} a second"
+            return f"Encoding {self.source.name}: {amount(self.done, 'row')}, {rate:,.0f} a second"
         of, left = f"{'' if self.total and self.total[1] else 'about '}{total:,}", (total - self.done) / rate
         return f"Encoding {self.source.name}: {self.done:,} of {of} rows, {rate:,.0f} a second, {left:,.0f} s left"
 

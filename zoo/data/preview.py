@@ -14,6 +14,7 @@ from zoo.data.encoding.encode import Encoded
 from zoo.data.encoding.statistics import nth
 from zoo.data.encoding.template import ChatTemplate
 from zoo.data.report import Report
+from zoo.numbers import amount
 from zoo.values.types import Answer
 
 BINS = 8
@@ -86,10 +87,10 @@ def _texts(record: dict[str, Any], template: ChatTemplate) -> Iterator[tuple[str
         if ids != prompt:
             prompt = ids
             if ids:
-                yield f"prompt, {_tokens(len(ids))}", pieces_of(template, ids)
+                yield f"prompt, {amount(len(ids), 'token')}", pieces_of(template, ids)
         if name:
             trained = int(answer.mask.sum())
-            title = f"{name}, {_tokens(len(answer.completion))}, {trained:,} trained"
+            title = f"{name}, {amount(len(answer.completion), 'token')}, {trained:,} trained"
             ended = "" if answer.ended else ", cut"
             yield title + ended, pieces_of(template, answer.completion.tolist(), answer.mask.tolist(), before=ids)
 
@@ -120,10 +121,6 @@ def _judgement(record: dict[str, Any]) -> str:
     if isinstance(record.get("label"), bool):
         return " (desirable)" if record["label"] else " (undesirable)"
     return f" (labels of its steps: {', '.join(map(str, record['labels']))})" if record.get("labels") else ""
-
-
-def _tokens(count: int) -> str:
-    return f"{count:,} token{'' if count == 1 else 's'}"
 
 
 # -- numbers ---------------------------------------------------------------------------------------------------------
@@ -171,7 +168,7 @@ def _sentences(encoded: Encoded) -> list[str]:
         )
     statistics = encoded.statistics
     if count := statistics.several_turns:
-        counted = f"{count:,} conversations have" if count > 1 else "1 conversation has"
+        counted = f"{amount(count, 'conversation')} ha{'s' if count == 1 else 've'}"
         sentences.append(
             f"{counted} several assistant turns: {statistics.in_all_turns:,} tokens are trained if every turn is, as "
             f"shown above, and {statistics.in_last_turn:,} if only the last one is."

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from zoo.data.row_errors import CODES, RowError
+from zoo.numbers import amount
 
 SHOWN_ROWS = 10
 SHOWN_ERRORS = 20
@@ -134,7 +135,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """The report as plain lines for printing."""
-        lines = [f"{self.name}: {self.rows:,} rows read, {self.kept:,} kept, {self.dropped:,} dropped"]
+        lines = [f"{self.name}: {amount(self.rows, 'row')} read, {self.kept:,} kept, {self.dropped:,} dropped"]
         for code, count in sorted(self._counts.items()):
             verb = "dropped" if code.startswith("E_") else "kept"
             numbers = ", ".join(map(self.spelled, self._first_rows(code))) + (", …" if count > SHOWN_ROWS else "")

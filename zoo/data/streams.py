@@ -32,6 +32,7 @@ from zoo.data.sources.lines import Line, RawLine
 from zoo.data.sources.streamed import StreamFile
 from zoo.data.work import Work
 from zoo.errors import ZooError
+from zoo.numbers import amount
 
 ROWS_OF_A_FILE = 10**10
 """The row numbers that each file of a stream has: those of the second file begin behind this one."""
@@ -215,7 +216,8 @@ class Stream:
         """`shards/*.jsonl: 120,000 rows read, 1,000 dropped, 119,000 records`."""
         dropped = self.report.dropped + self.encoding.dropped
         rows = self.report.rows
-        return f"{self.files.name}: {rows:,} rows read, {dropped:,} dropped, {self.encoding.records:,} records"
+        records = amount(self.encoding.records, "record")
+        return f"{self.files.name}: {amount(rows, 'row')} read, {dropped:,} dropped, {records}"
 
     def lines(self) -> list[str]:
         """What became of all rows so far, for printing."""
@@ -242,7 +244,7 @@ class Stream:
         conversion = CONVERSIONS.get((work.format.kind, work.kind))
         notes = [conversion.note(counts.read, counts.converted)] if conversion else []
         if work.once:
-            notes.append(f"A prompt is kept once among {min(ROWS_AT_ONCE, self.size):,} rows, not among all.")
+            notes.append(f"A prompt is kept once among {amount(min(ROWS_AT_ONCE, self.size), 'row')}, not among all.")
         facts = fact_notes(counts.facts, counts.converted, work.kind) if counts.converted else []
         return [*self.report.notes, *filter(None, [counts.reading]), *notes, *facts]
 

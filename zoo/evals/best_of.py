@@ -15,6 +15,7 @@ from zoo.evals import Score, Subject, mean_score, within_0_and_1
 from zoo.evals.drawing import draw
 from zoo.evals.estimators import best_of, divergence_of_best
 from zoo.evals.rows import records_of, reward_for
+from zoo.numbers import amount
 from zoo.rollout.engine import Sampling
 
 Pool = tuple[list[float], list[float]]
@@ -61,7 +62,7 @@ def _sizes(n: str, pool: int) -> list[int]:
         sizes = []
     if not sizes or not 1 <= sizes[0] <= sizes[-1] <= pool:
         raise ZooError(
-            f"best_of_n: n = {n} cannot be drawn from pools of {pool} answers.",
+            f"best_of_n: n = {n} cannot be drawn from pools of {amount(pool, 'answer')}.",
             'Give whole numbers separated by blanks, none above pool: n="1 4 16", pool=256.',
         )
     return sizes

@@ -10,6 +10,7 @@ from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.drawing import Drawn, draw
 from zoo.evals.estimators import majority, pass_at
 from zoo.evals.rows import records_of, reward_for
+from zoo.numbers import amount
 from zoo.rewards.readings import number_of
 from zoo.rewards.references import boxed
 from zoo.rollout.engine import Sampling
@@ -58,7 +59,7 @@ def _of_k(
     n = k if samples is None else samples
     if not 1 <= k <= n or sampling.greedy and n > 1:
         raise ZooError(
-            f"{name}: {k} of {n} answers cannot be drawn at temperature {sampling.temperature}.",
+            f"{name}: {k} of {amount(n, 'answer')} cannot be drawn at temperature {sampling.temperature}.",
             "Give a k of 1 or more, no fewer samples than k, and a temperature above 0.",
         )
     drawn, values, details = _verified(subject, data, reward, split, columns, limit, n, sampling, seed)

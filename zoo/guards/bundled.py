@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from zoo.errors import nearest
 from zoo.guards import Guard, GuardSetup, Runs
+from zoo.numbers import amount
 from zoo.options.fields import require
 
 NORMAL = 1.4826
@@ -172,7 +173,7 @@ class ConstantReward(Guard):
         self.value = value
         if self.count < self.rollouts:
             return ""
-        return f"every reward of the last {self.count} rollouts was {value:g}, so there was nothing to learn"
+        return f"every reward of the last {amount(self.count, 'rollout')} was {value:g}, so there was nothing to learn"
 
 
 class Share(Guard):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from zoo.errors import PluginError
 from zoo.guards import ACTIONS, Action, Guard
 from zoo.guards.chosen import Chosen
+from zoo.numbers import amount
 
 COUNTED = "guards/"
 """Before the name of a guard and its action, in the row of a step that it objected to."""
@@ -80,7 +81,7 @@ class Guards:
         if action == "skip" and count >= one.patience:
             action, why = "stop", f"{count} steps in a row: {why}" if count > 1 else why
         if action == "rollback" and self.rollbacks >= self.most_rollbacks:
-            action, why = "stop", f"{why}, after {self.rollbacks} rollbacks"
+            action, why = "stop", f"{why}, after {amount(self.rollbacks, 'rollback')}"
         return Objection(one.name, action, why, one.guard.hint, one.guard.of_rollout)
 
     def is_news(self, objection: Objection) -> bool:

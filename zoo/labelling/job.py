@@ -25,6 +25,7 @@ from zoo.labelling.options import LabelOptions
 from zoo.labelling.pairs import groups_of
 from zoo.labelling.teaching import KINDS as TAUGHT
 from zoo.labelling.teaching import teach
+from zoo.numbers import amount
 from zoo.rollout.engine import Sampling
 
 Say = Callable[[str], None]
@@ -119,9 +120,9 @@ def _plan(groups: Sequence[Any], judge: Judge | ByReward, how: How, file: LabelF
     pairs = sum(group.count for group in groups)
     before = f"; {len(file.rows):,} are labelled already" if file.rows else ""
     if isinstance(judge, ByReward):
-        return f"{pairs:,} pairs for the reward {judge.name}{before}."
-    asked = f"wording {judge.wording.id}" + (f", {len(how.principles)} principles" if how.principles else "")
-    return f"{pairs:,} pairs for the judge {judge.name} ({asked}), in both orders{before}."
+        return f"{amount(pairs, 'pair')} for the reward {judge.name}{before}."
+    asked = f"wording {judge.wording.id}" + (f", {amount(len(how.principles), 'principle')}" if how.principles else "")
+    return f"{amount(pairs, 'pair')} for the judge {judge.name} ({asked}), in both orders{before}."
 
 
 def _load(options: LabelOptions, say: Say, kinds: Sequence[str]) -> Any:

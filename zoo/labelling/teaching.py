@@ -26,6 +26,7 @@ from zoo.models.comparing import top_logps
 from zoo.models.precision import autocast
 from zoo.models.reference import Reference
 from zoo.models.vocabulary import size_of
+from zoo.numbers import amount
 from zoo.rollout.engine import Sampling
 
 Say = Callable[[str], None]
@@ -53,7 +54,8 @@ def teach(
     top_k = min(options.top_k, words - 1)
     if words <= options.top_k:
         say(f"--top-k {options.top_k} is too many for the teacher's {words:,} words: all but the last are listed.")
-    say(f"{len(data.records):,} rows for the teacher {options.teacher}, {top_k} words a token{before}.")
+    count = amount(len(data.records), "row")
+    say(f"{count} for the teacher {options.teacher}, {amount(top_k, 'word')} a token{before}.")
     draw = Drawer(subject.model, subject.template, subject.precision, sampling)
     done, left_out = file.done, Counter[str]()
     for start in range(0, len(data.records), CHUNK):

@@ -29,6 +29,7 @@ from zoo.libraries.tiny import IDS, make_tiny
 from zoo.libraries.vocabulary import give_rows, rows_of, vocabulary_modules
 from zoo.libraries.whole_modules import names_for_peft, paths_of, refuse_twice, rows_beside, whole_modules
 from zoo.libraries.wrappers import COPIES, ORIGINAL, base_of, is_adapted
+from zoo.numbers import amount
 
 ADAPTER, TOKENS = "lora_", "trainable_tokens_"
 """Parts of the names of adapter parameters: of layers, and of rows of the vocabulary."""
@@ -185,7 +186,7 @@ def told(model: Any) -> str:
         from peft.tuners.lora import LoraLayer
     paths = [name for name, module in base_of(model).named_modules() if isinstance(module, LoraLayer)]
     names = list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
-    return f"Adapters of rank {model.active_peft_config.r} on {len(paths)} layers: {', '.join(names)}."
+    return f"Adapters of rank {model.active_peft_config.r} on {amount(len(paths), 'layer')}: {', '.join(names)}."
 
 
 def left_out(model: Any) -> list[str]:

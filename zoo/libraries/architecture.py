@@ -19,6 +19,7 @@ from zoo.libraries.reliance import importing, relies_on
 from zoo.libraries.tiny import IDS, make_tiny, tiny_model
 from zoo.libraries.turns import in_pass
 from zoo.libraries.wrappers import base_of
+from zoo.numbers import amount
 
 GENERATION = "generation_config.json"
 
@@ -158,7 +159,7 @@ def _layers_to_choose(model: Any, wanted: int) -> Any:
     count = text_config(base).num_hidden_layers
     if wanted > count:
         raise ZooError(
-            f"--checkpoint-layers {wanted}: {type(base).__name__} has {count} layers.",
+            f"--checkpoint-layers {wanted}: {type(base).__name__} has {amount(count, 'layer')}.",
             f"Use at most {count}, or leave it out for all of them.",
         )
     for module in base.modules():

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 
 from zoo.errors import ZooError
+from zoo.numbers import amount
 
 NEEDED = ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 """The variables that a process on one of several machines needs if it was started by hand."""
@@ -31,7 +32,7 @@ def check_count(launcher: str, processes: int, devices: int, num_nodes: int) -> 
     """Raises ZooError where a launcher started more or fewer processes than the options ask for."""
     if processes == devices * num_nodes:
         return
-    count = "1 process" if processes == 1 else f"{processes} processes"
+    count = amount(processes, "process", "processes")
     raise ZooError(
         f"{launcher} started {count}, but --devices {devices} times --num-nodes {num_nodes} "
         f"{'is' if devices * num_nodes == 1 else 'are'} {devices * num_nodes}.",

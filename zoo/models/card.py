@@ -20,7 +20,7 @@ from zoo.libraries import hub
 from zoo.models.card_code import Folder, how_to_load
 from zoo.models.default import HUB_NAME, LICENCE, NAME
 from zoo.models.names import Source, look_for, read_config, run_of
-from zoo.numbers import decimal
+from zoo.numbers import amount, decimal
 from zoo.options.config import is_default
 from zoo.options.strict_yaml import as_yaml, read_front
 from zoo.paths import write_text
@@ -180,7 +180,7 @@ def _lead(
     algo = without_folders(str(run.config["algo"]))
     source = f" ([{paper}]({_address(paper)}))" if _address(paper) else f" ({paper})" if paper else ""
     steps = run.summary.get("steps") if step is None else step
-    counted = f" for {steps:,} steps" if isinstance(steps, int) else ""
+    counted = f" for {amount(steps, 'step')}" if isinstance(steps, int) else ""
     version = run.part("fingerprints.json", "began", "versions").get("zoo", "")
     trained = f"{what} {kind}, trained from {names} with `{algo}`{source}{counted}, by post-training-zoo {version}"
     return f"{trained.strip()}." + (f" `{algo}`: {help_}" if help_ else "")

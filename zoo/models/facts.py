@@ -15,6 +15,7 @@ from zoo.libraries.releases import has_architecture, installed
 from zoo.models.default import NAME
 from zoo.models.names import Source, look_for, missing_parts, read_config, read_header
 from zoo.models.vocabulary import opened, rows_in
+from zoo.numbers import amount
 from zoo.options.checks import NEW_ADAPTERS, check_kind
 from zoo.options.config import TrainConfig
 from zoo.paths import typed_path
@@ -52,7 +53,7 @@ def describe(folder: Path) -> str:
     config = read_config(folder / "config.json")
     layers, (weights, exact) = config.get("num_hidden_layers"), weights_in(folder)
     parts = [str(config.get("model_type", "of an unnamed architecture"))]
-    parts += [f"{layers} layers"] if layers else []
+    parts += [amount(layers, "layer")] if layers else []
     size = f"{weights / 1e9:.2f} B" if weights >= 1e9 else f"{weights / 1e6:.1f} M"
     parts += [f"{'' if exact else 'about '}{size} weights"] if weights else []
     return ", ".join(parts)

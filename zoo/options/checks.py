@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from zoo.errors import ZooError, nearest
-from zoo.numbers import seconds_in
+from zoo.numbers import amount, seconds_in
 from zoo.options.config import BY_HAND, Resolved, TrainConfig
 from zoo.options.roles import TRAINED
 from zoo.options.spelling import name_in, split
@@ -179,7 +179,7 @@ def check_tensor_parallel(core: TrainConfig) -> None:
         return
     if processes % size or (core.num_nodes > 1 and core.devices % size):
         count = core.devices if core.num_nodes > 1 else processes
-        where = f"{count} process{'' if count == 1 else 'es'}{' of a machine' if core.num_nodes > 1 else ''}"
+        where = f"{amount(count, 'process', 'processes')}{' of a machine' if core.num_nodes > 1 else ''}"
         raise ZooError(
             f"--tensor-parallel {size} does not divide the {where} of --devices: a group lies on one machine.",
             f"Add --devices {size}, or a multiple of it; --tensor-parallel 1 cuts nothing.",
@@ -329,8 +329,8 @@ def prompts_in_rollout(core: TrainConfig) -> int:
     if answers % each:
         fitting = math.ceil(core.batch_size / each) * each
         raise ZooError(
-            f"A rollout of {answers} answers (batch_size {core.batch_size} times {core.minibatches} minibatches) "
-            f"cannot hold {each} answers to each prompt.",
+            f"A rollout of {amount(answers, 'answer')} (batch_size {core.batch_size} times "
+            f"{amount(core.minibatches, 'minibatch', 'minibatches')}) cannot hold {each} answers to each prompt.",
             f"Use for example --batch-size {fitting}.",
         )
     return answers // each

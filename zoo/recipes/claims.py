@@ -13,6 +13,7 @@ from typing import Any
 
 from zoo.evals import Score, Z, mean_score, within_0_and_1
 from zoo.evals.changes import averaged, change
+from zoo.numbers import amount
 from zoo.recipes.form import METRIC, Claim
 from zoo.recipes.verdicts import (
     CONTRADICTED,
@@ -268,7 +269,7 @@ def _why(judged: Sequence[Quantity], decides: Quantity, found: str) -> str:
     more = _more(judged, found)
     if more is None:
         return f"{shown}; more seeds would not decide it"
-    return f"{shown}; about {more} seeds would decide it"
+    return f"{shown}; about {amount(more, 'seed')} would decide it"
 
 
 def _more(judged: Sequence[Quantity], found: str) -> int | None:

@@ -22,7 +22,7 @@ from typing import Any, TextIO
 
 from zoo.errors import NO_RUN, TrainingStopped, ZooError, was_asked
 from zoo.libraries.quiet import quiet_libraries
-from zoo.numbers import clock
+from zoo.numbers import amount, clock
 from zoo.paths import typed_path, write_text
 from zoo.recipes import registered, results
 from zoo.recipes.graph import drawn, jobs, stage_order
@@ -108,7 +108,7 @@ class Reproduction:
             self.say(f"  {line}")
         seeds = ", ".join(map(str, self.seeds))
         about = f", about {self.minutes:.2g} minutes" if conditions else ""
-        self.say(f"{len(self.order)} stages for each of the seeds {seeds} in {self.folder}{about}.")
+        self.say(f"{amount(len(self.order), 'stage')} for each of the seeds {seeds} in {self.folder}{about}.")
 
     def plan(self) -> dict[str, Any]:
         """The plan as JSON types: each stage with its options, their origins, and whether it is finished."""
@@ -153,7 +153,7 @@ class Reproduction:
             write_text(self.folder / "recipe.yaml", self.recipe.path.read_text(encoding="utf-8"))
             gathered = self._judged()
             while (more := self._more_seeds(gathered)) is not None:
-                self.say(f"{gathered['verdict']} after {len(self.seeds)} seeds: going on to {more} seeds.")
+                self.say(f"{gathered['verdict']} after {amount(len(self.seeds), 'seed')}: going on to {more} seeds.")
                 self.seeds += range(self.seeds[-1] + 1, self.seeds[-1] + 1 + more - len(self.seeds))
                 self._plan()
                 self.stages = self._stages(self.log.console())
@@ -246,7 +246,7 @@ class Reproduction:
             finally:
                 gc.collect()
                 self.log.flush()
-        self.say(f"All {len(self.jobs)} stages are finished after {clock(time.monotonic() - begun)}.")
+        self.say(f"Finished {amount(len(self.jobs), 'stage')} after {clock(time.monotonic() - begun)}.")
 
     def _stopped(self, message: str, status: int) -> TrainingStopped:
         kept = f"{message} Finished stages are kept in {self.folder}."

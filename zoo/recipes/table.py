@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.recipes.form import Claim
 from zoo.recipes.load import load_recipe
 from zoo.recipes.schema import Recipe, Variant
@@ -45,7 +46,7 @@ def table_of(folder: Path) -> str:
         "mechanism behind a claim. A verdict here is that of the small experiment and says nothing about the paper's "
         "own numbers. Experiments were designed on other seeds than those that they were judged on. How verdicts come "
         "about: docs/recipes.md.", "",
-        f"Of {len(rows)} claims {_counted([verdict for verdict, _ in rows])}.", "",
+        f"Of {amount(len(rows), 'claim')} {_counted([verdict for verdict, _ in rows])}.", "",
         "| claim | recipe | verdict | effect | interval | seeds | CPU minutes of the recipe |",
         "|---|---|---|---|---|---|---|",
         *(row for _, row in sorted(rows, key=lambda row: ORDER.index(row[0]))),
@@ -155,7 +156,7 @@ def _details(kept: Kept) -> list[str]:
         judged = f"`{claim['metric']}` {claim['rule']}"
         lines.append(f"| {' | '.join(cell(x) for x in (claim['says'], judged, values, spread, verdict))} |")
     if left := sum(not claim["seeds"] for claim in results["claims"]):
-        lines += ["", f"{left} claims of the paper are not tested at this scale."]
+        lines += ["", f"{amount(left, 'claim')} of the paper {'is' if left == 1 else 'are'} not tested at this scale."]
     if conditions:
         texts = {"Findings": conditions.findings, "Caveat": conditions.caveat}
         lines += [line for name, text in texts.items() if text for line in ("", f"{name}: {cell(text)}")]

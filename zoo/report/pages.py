@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo import numbers
+from zoo.numbers import amount
 from zoo.paths import write_text
 from zoo.report.plots.axes import number
 
@@ -33,7 +34,7 @@ def clean(text: str) -> str:
 def shortened(text: str) -> str:
     """The beginning of a long text, and how many characters are left out."""
     left = len(text) - LONGEST_TEXT
-    return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({left:,} more characters)"
+    return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({amount(left, 'more character')})"
 
 
 def said(prompt: Any) -> str:

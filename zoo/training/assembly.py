@@ -42,6 +42,7 @@ from zoo.models.precision import autocast, choose_base, choose_precision, roundi
 from zoo.models.scalar import choose_padding, is_scorer, set_unit, token_scores
 from zoo.models.scoring import check_head, choose_layout, score_answers
 from zoo.models.start import load_policy, resolve_start
+from zoo.numbers import amount
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Chosen, Kind
 from zoo.optimizers.joint import Joint
 from zoo.options.checks import FSDP, names_in
@@ -383,14 +384,14 @@ class Assembly:
         prompts = self.loader.count(0) if self.online else 0
         size = min(core.batch_size, prompts * core.answers_per_prompt) if prompts else core.batch_size
         self.say(
-            f"Training {self.resolved.algo}: {self._count()}, {self.total_steps} steps of {size} "
+            f"Training {self.resolved.algo}: {self._count()}, {amount(self.total_steps, 'step')} of {size} "
             f"(micro-batches of {self.micro_tokens} tokens, {layout} rows), {trained / 1e6:.1f} M trained weights."
         )
         if self.online:
             each = core.minibatches * core.rollout_epochs
             self.say(
-                f"A rollout has {prompts} prompts with {core.answers_per_prompt} answers each "
-                f"and serves {each} step{'s' if each > 1 else ''}."
+                f"A rollout has {amount(prompts, 'prompt')} with {amount(core.answers_per_prompt, 'answer')} each "
+                f"and serves {amount(each, 'step')}."
             )
         if not self.data.streaming and (note := of_few_steps(core, self.total_steps)):
             self.say(f"Note: {note}")
@@ -398,7 +399,7 @@ class Assembly:
             self._say_mixture(self.data.mixing)
 
     def _count(self) -> str:
-        return "a stream" if self.data.streaming else f"{len(self.records)} records"
+        return "a stream" if self.data.streaming else amount(len(self.records), "record")
 
     def _say_mixture(self, mixing: Mixing) -> None:
         """How often the run reads each part; data.json has it too."""
@@ -410,7 +411,7 @@ class Assembly:
         told = ", ".join(f"{label} {of_part}" for label, of_part in seen.items())
         self.say(f"The mixture, by {self.core.mix_by}: {told}.")
         if unread := [label for label, of_part in seen.items() if not of_part.examples]:
-            self.say(f"Nothing is read of {', '.join(unread)}: the weight is too small for {steps:,} steps.")
+            self.say(f"Nothing is read of {', '.join(unread)}: the weight is too small for {amount(steps, 'step')}.")
         for facts in (self.data.facts["train"], self.data.facts.get("decay", {})):
             for label, of_part in facts.get("parts", {}).items():
                 of_part |= seen[label]._asdict()
@@ -491,7 +492,7 @@ class Assembly:
         elif prepared is not records:
             if self.online:
                 self._check_prompts(prepared)
-            self.say(f"Prepared: {len(records)} records became {len(prepared)}.")
+            self.say(f"Prepared: {amount(len(records), 'record')} became {len(prepared):,}.")
         return prepared
 
     def _check_prompts(self, prepared: Records) -> None:
@@ -517,7 +518,7 @@ class Assembly:
 def _part(optimizer: torch.optim.Optimizer) -> str:
     """`Muon for 14 tensors with 115,200 weights`."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    tensors = f"{len(parameters)} tensor{'s' if len(parameters) > 1 else ''}"
+    tensors = amount(len(parameters), "tensor")
     return f"{type(optimizer).__name__} for {tensors} with {_count_weights(parameters):,} weights"
 
 

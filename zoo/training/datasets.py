@@ -19,6 +19,7 @@ from zoo.data.sources import held_out_split
 from zoo.data.sources.mixture import Part, labelled, read_mixture
 from zoo.data.store import made_again
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.options.checks import FEWEST, prompts_in_rollout
 from zoo.options.config import TrainConfig
 from zoo.training.mixing import Collate, Mixing
@@ -176,7 +177,7 @@ def _tell_held_out(core: TrainConfig, counts: Mapping[str, int], capped: bool, w
         return
     most = f", of {MOST_HELD_OUT:,} prompts, the most that a share holds out" if capped else ""
     each = f" ({', '.join(f'{label} {of_part:,}' for label, of_part in counts.items())})" if len(counts) > 1 else ""
-    say(f"Held out for validation: {count:,} records{each}{most}.")
+    say(f"Held out for validation: {amount(count, 'record')}{each}{most}.")
 
 
 def _refuse_without_validation(core: TrainConfig, why: str) -> None:

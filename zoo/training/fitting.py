@@ -20,7 +20,7 @@ from zoo.libraries.trainer import forget_optimizers, kill_others, started_by_thi
 from zoo.models.reference import Reference
 from zoo.models.reference_cache import answer_key
 from zoo.models.roles import Frozen
-from zoo.numbers import seconds_in
+from zoo.numbers import amount, seconds_in
 from zoo.options.checks import names_in
 from zoo.options.roles import POLICY
 from zoo.processes import from_all
@@ -264,7 +264,9 @@ class Fitting:
             return None
         held_out = self.assembly.held_out
         if len(held_out) < processes:
-            self.assembly.say(f"No validation: {len(held_out)} held-out records are too few for {processes} processes.")
+            self.assembly.say(
+                f"No validation: {amount(len(held_out), 'held-out record')} cannot feed {processes} processes."
+            )
             return None
         size = max(self.core.batch_size, processes)
         batches = StepLoader(

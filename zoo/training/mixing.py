@@ -14,6 +14,7 @@ from zoo.data.encoding.encode import Encoded
 from zoo.data.loader import Order, StepLoader, count_steps
 from zoo.data.sources.mixture import Part
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.optimizers.chosen import decay_share
 from zoo.optimizers.schedules import decay_begin
 from zoo.options.config import TrainConfig
@@ -36,7 +37,7 @@ class Seen(NamedTuple):
     """How often it reads each record, the mean."""
 
     def __str__(self) -> str:
-        return f"{self.times:.3g} times ({self.examples:,} examples, {self.share:.1%})"
+        return f"{self.times:.3g} times ({amount(self.examples, 'example')}, {self.share:.1%})"
 
 
 class Mixing:

@@ -46,6 +46,7 @@ from zoo.libraries.launched import check_launch
 from zoo.models.facts import adapter_options, check_files, check_going_on, configured, describe, tokens_a_character
 from zoo.models.names import Found, check_base, head_in, look_for, refuse_head, told_of_adapters
 from zoo.models.vocabulary import hold_files, lacking_in, own_template_in, refuse_other_words, told_of_role
+from zoo.numbers import amount
 from zoo.optimizers.bundled import refuse_missing
 from zoo.optimizers.chosen import OPTIMIZERS, SCHEDULES, Kind
 from zoo.options.checks import (
@@ -455,7 +456,7 @@ class _Look:
             default = default_name(self.resolved.algo, self.found.source.short_name)
             path = typed_path(core.out) / (core.name or next_name(core.out, default))
             self.outlook.run = str(path)
-            every = f"a checkpoint every {core.save_every} steps" if core.save_every else "no checkpoints"
+            every = f"a checkpoint every {amount(core.save_every, 'step')}" if core.save_every else "no checkpoints"
             self.outlook.facts["makes"] = (
                 f"{path}/ with model/, run.yaml, metrics.jsonl, samples.jsonl, report.html; {every}"
             )
@@ -475,7 +476,7 @@ class _Look:
             return
         self.outlook.exact = self.outlook.exact or core.stream
         about = "" if self.outlook.exact else "about "
-        text = f"{about}{self.outlook.steps:,}, of {core.batch_size} examples each"
+        text = f"{about}{self.outlook.steps:,}, of {amount(core.batch_size, 'example')} each"
         if (each := self._tokens_of_an_example()) is not None:
             examples = self.outlook.steps * core.batch_size
             examples = examples if records is None else min(examples, round(core.epochs * records))
@@ -606,5 +607,7 @@ def _told(part: Part, seen: Glance | None) -> str:
         return f"{part.source}: a data set of the hub, which is read when the run starts"
     if seen.is_stream:
         return f"{seen.name}: a stream of records of kind {seen.kind}, read as {seen.format}"
-    rows = "an unknown number of" if seen.rows is None else f"{'' if seen.exact else 'about '}{seen.rows:,}"
-    return f"{seen.name}: {rows} records of kind {seen.kind}, read as {seen.format}"
+    records = "an unknown number of records"
+    if seen.rows is not None:
+        records = f"{'' if seen.exact else 'about '}{amount(seen.rows, 'record')}"
+    return f"{seen.name}: {records} of kind {seen.kind}, read as {seen.format}"

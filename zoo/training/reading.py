@@ -20,6 +20,7 @@ from zoo.data.sources.reading import Reading
 from zoo.data.stream_opening import prepare_first
 from zoo.data.streams import Files
 from zoo.errors import NoSuchSplit, ZooError
+from zoo.numbers import amount
 from zoo.options.checks import FEWEST
 from zoo.options.config import TrainConfig
 from zoo.values.records import ChosenRecords, Without
@@ -125,6 +126,7 @@ def kept_apart(train: Prepared, held_out: Sequence[Prepared]) -> Prepared:
     if not len(places):
         return train
     records = ChosenRecords(encoded.records, Without(len(encoded.records), places))
-    note = f"{len(places):,} records have prompts that another part holds out, and are not trained on."
+    have = f"{amount(len(places), 'record')} ha{'s' if len(places) == 1 else 've'}"
+    note = f"{have} prompts that another part holds out, and {'is' if len(places) == 1 else 'are'} not trained on."
     report = replace(encoded.report, records=len(records))
     return replace(train, encoded=replace(encoded, records=records, report=report, notes=[*encoded.notes, note]))

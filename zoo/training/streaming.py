@@ -20,6 +20,7 @@ from zoo.data.stream_loader import StreamLoader, StreamPart, Streams
 from zoo.data.stream_opening import open_stream
 from zoo.data.streams import Files, Stream
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.options.checks import prompts_in_rollout
 from zoo.options.config import TrainConfig
 from zoo.training.reading import Reader, one_kind
@@ -83,7 +84,7 @@ def open_streams(reader: Reader, parts: Sequence[Part], kinds: Sequence[str], sa
             workers=core.data_workers or 1, say=say,
         )  # fmt: skip
         streams.append(StreamPart(part.label, part.weight or Fraction(1), stream))
-        count = f"{len(files.files):,} file{'' if len(files.files) == 1 else 's'}"
+        count = amount(len(files.files), "file")
         say(f"{part.source}: {count}, read as it comes. {first.kept.shards[0].counts.reading}")
         say(f"Of the first {first.report.rows:,} rows:")
         for line in first.encoded.lines():

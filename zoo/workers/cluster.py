@@ -15,6 +15,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.libraries.extras import installed_by
+from zoo.numbers import amount
 from zoo.workers.local import LocalProcess
 from zoo.workers.tasks import POLL, Task
 
@@ -65,7 +66,7 @@ class ClusterWorkers:
         gpus = (1 if held.get("GPU") else 0) if gpus is None else gpus
         self._refuse_too_much(held, cpus, gpus)
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        self.name = f"a Ray cluster of {len(nodes)} machine{'s' if len(nodes) > 1 else ''}"
+        self.name = f"a Ray cluster of {amount(len(nodes), 'machine')}"
         self.options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
 
     def _refuse_too_much(self, held: dict[str, float], cpus: float, gpus: float) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from functools import partial
 
+from zoo.numbers import amount
 from zoo.processes import cores, end_with_parent
 from zoo.workers.tasks import Task
 
@@ -35,7 +36,7 @@ class LocalWorkers:
 
     def __init__(self, count: int):
         self.count = count
-        self.name = f"{count} process{'es' if count > 1 else ''} of this machine"
+        self.name = f"{amount(count, 'process', 'processes')} of this machine"
         self.places: list[LocalProcess | None] = [None] * count
 
     def free(self, running: int) -> bool:

@@ -14,6 +14,7 @@ from zoo.data.curation.rows import Row, Rows, check_part, fields_of, good_answer
 from zoo.data.curation.rules import PERPLEXITY, Rule, Texts
 from zoo.data.load import judge
 from zoo.errors import ZooError
+from zoo.numbers import amount
 
 Progress = Callable[[int, int], None]
 """Called with the numbers of rows read and removed so far."""
@@ -48,7 +49,7 @@ def _ended(rows: Rows, removals: Removals, file: KeptRows, strict: bool) -> Remo
     judge(rows.report, rows.report.kept, strict, share=1.0)
     removals.notes = [*rows.report.notes, *removals.notes]
     if file.converted:
-        removals.notes.append(f"{file.converted:,} values that JSON cannot represent were written as text.")
+        removals.notes.append(f"Written as text, for JSON cannot represent it: {amount(file.converted, 'value')}.")
     return removals
 
 
@@ -81,8 +82,8 @@ def dedup(
         shown = ", ".join(f"{row} and {earlier}" for row, earlier in exact.contradictions[:SHOWN_PAIRS])
         more = ", …" if len(exact.contradictions) > SHOWN_PAIRS else ""
         removals.notes.append(
-            f"{len(exact.contradictions):,} kept rows have the same texts as an earlier row but another judgement "
-            f"(rows {shown}{more}): the data contradicts itself."
+            f"The data contradicts itself: {amount(len(exact.contradictions), 'kept row')} with the texts of an "
+            f"earlier row but another judgement (rows {shown}{more})."
         )
     if near is not None:
         removals.notes.append(
@@ -143,7 +144,7 @@ def _by_perplexity(
     if values:
         quantiles = numpy.quantile(list(values.values()), SHARES)
         shown = ", ".join(f"{share:.0%} up to {value:,.4g}" for share, value in zip(SHARES, quantiles, strict=True))
-        removals.notes.append(f"Perplexity of {len(values):,} rows: {shown}.")
+        removals.notes.append(f"Perplexity of {amount(len(values), 'row')}: {shown}.")
 
 
 def contamination(
@@ -166,7 +167,8 @@ def contamination(
             file.write(row.columns)
     if evaluation.ignored:
         removals.notes.append(
-            f"{evaluation.ignored:,} n-grams that occur in more than {evaluation.common} evaluation texts were ignored."
+            f"Ignored: {amount(evaluation.ignored, 'n-gram')} that occur in more than "
+            f"{amount(evaluation.common, 'evaluation text')}."
         )
     return _ended(rows, removals, file, strict)
 

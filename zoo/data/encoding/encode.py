@@ -20,6 +20,7 @@ from zoo.data.encoding.template import ChatTemplate
 from zoo.data.kinds import KINDS, Record
 from zoo.data.report import Report
 from zoo.errors import ZooError, nearest
+from zoo.numbers import amount
 from zoo.values.records import Records
 
 __all__ = ["Encoded", "default_collate", "encode"]
@@ -124,7 +125,7 @@ def uncollected() -> Iterator[None]:
 
 def split_note(texts: int, pieces: int, max_length: int) -> list[str]:
     """What was split, as a note: so many texts became so many pieces."""
-    return [f"{texts:,} texts longer than {max_length:,} tokens became {pieces:,} pieces."] if texts else []
+    return [f"{amount(texts, 'text')} longer than {max_length:,} tokens became {pieces:,} pieces."] if texts else []
 
 
 def check_options(kind: str, max_length: int, long_rows: str) -> None:

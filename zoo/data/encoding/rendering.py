@@ -30,6 +30,7 @@ from zoo.data.row_errors import RowError, shorten
 from zoo.errors import ZooError
 from zoo.libraries.pretrained import render
 from zoo.limits import TEMPLATE_BYTES, TEMPLATE_SECONDS, Watch, size, within_memory
+from zoo.numbers import amount
 
 
 @dataclass(frozen=True)
@@ -208,7 +209,7 @@ class Renderer:
                 untrained.append(error.message)
         warnings = []
         if untrained:
-            reason = f"{len(untrained)} of {len(speaking)} assistant turns are not trained: {untrained[0]}"
+            reason = f"{len(untrained)} of {amount(len(speaking), 'assistant turn')} are not trained: {untrained[0]}"
             warnings.append(RowError("W_UNTRAINED_TURNS", "completion", reason))
         elif any(mark and messages[k]["role"] != "assistant" for k, mark in enumerate(marks[: len(messages)])):
             reason = "only assistant turns can be trained, and another one is marked"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 
 from zoo.data.encoding.block import ANSWER_NAMES, CUT, ENDED, FLAGS, NAME, Block, Numbers, prompt_lengths, token_lengths
+from zoo.numbers import amount
 
 CONVERSATION, MARKED = ANSWER_NAMES.index("conversation"), ANSWER_NAMES.index("marked")
 
@@ -152,12 +153,12 @@ class Statistics:
         if not prompts:
             return []
         if not answers:
-            return [f"{facts['tokens']:,} tokens; prompts {_span(prompts)} tokens long."]
+            return [f"{amount(facts['tokens'], 'token')}; prompts {_span(prompts)} tokens long."]
         trained = f"{self.trained:,} of them trained"
         if self.conversations and self.trained_all_turns != self.trained:
             trained += f" ({self.trained_all_turns:,} with every assistant turn)"
         lengths = f"prompts {_span(prompts)}, answers {_span(answers)} tokens long"
-        return [f"{facts['tokens']:,} tokens, {trained}; {lengths}."]
+        return [f"{amount(facts['tokens'], 'token')}, {trained}; {lengths}."]
 
     # -- kept beside the records -----------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ from zoo.data.encoding.tokens import Cut, TextTokenizer
 from zoo.data.kinds import ROW_ARGS, Message
 from zoo.data.row_errors import RowError
 from zoo.errors import ZooError
+from zoo.numbers import amount
 from zoo.values.types import Answer
 
 Prompt = str | list[Message]
@@ -138,7 +139,7 @@ class ChatTemplate:
 
         answers: those of the data, of which `unended` have no end; None if there is no data yet.
         """
-        counted = f"; {unended:,} of {answers:,} answers were cut and have no end" if unended else ""
+        counted = f"; {unended:,} of {amount(answers or 0, 'answer')} were cut and have no end" if unended else ""
         end = self.end_of_turn or self.tokenizer.eos_token
         if answers == 0:
             return f"The model's own answers end at {end}."

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from zoo.guards.bundled import COLLAPSE, ENGINE_GAP, FAR
+from zoo.numbers import amount
 from zoo.report.plots.axes import Point, number
 from zoo.report.plots.series import Series, mean, start_and_end
 from zoo.report.sections.overoptimisation import MEASURES, fit, frontier
@@ -63,14 +64,15 @@ def _nothing_to_learn(run: Series) -> Iterator[str]:
     if spread := run.of("rollout/reward_std"):
         flat = sum(value < 1e-9 for _, value in spread)
         if flat > HALF * len(spread):
-            yield f"The reward was constant in {flat} of {len(spread)} rollouts: these have nothing to learn from."
+            yield f"The reward was constant in {flat} of {amount(len(spread), 'rollout')}: nothing to learn there."
     if (flat_groups := run.of("rollout/flat_groups")) and mean(flat_groups) > HALF:
         yield (
-            f"For {mean(flat_groups):.0%} of the prompts all answers had the same reward (mean over {len(flat_groups)} "
-            "rollouts): groups with nothing to learn. Try harder or easier prompts, more answers, or a finer reward."
+            f"For {mean(flat_groups):.0%} of the prompts all answers had the same reward (mean over "
+            f"{amount(len(flat_groups), 'rollout')}): groups with nothing to learn. "
+            "Try harder or easier prompts, more answers, or a finer reward."
         )
     if (missing := run.of("rollout/missing")) and mean(missing) > MISSING:
-        yield f"{mean(missing):.0%} of the answers had no reward (mean over {len(missing)} rollouts)."
+        yield f"{mean(missing):.0%} of the answers had no reward (mean over {amount(len(missing), 'rollout')})."
 
 
 def _answers(run: Series) -> Iterator[str]:
@@ -82,8 +84,8 @@ def _answers(run: Series) -> Iterator[str]:
             break
     if (cut := run.of("rollout/cut")) and mean(cut) > HALF:
         yield (
-            f"{mean(cut):.0%} of the answers were cut at the length limit (mean over {len(cut)} rollouts), so "
-            "unfinished answers are scored. Try a larger --max-new-tokens."
+            f"{mean(cut):.0%} of the answers were cut at the length limit (mean over {amount(len(cut), 'rollout')}), "
+            "so unfinished answers are scored. Try a larger --max-new-tokens."
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from zoo.environments import answer_in
 from zoo.evals import mean_score, share_score, within_0_and_1
 from zoo.evals.pairs import Pair
+from zoo.numbers import amount
 
 PROMPTS_SHOWN = 12
 """Prompts on the page: half of them those that gained most, half those that lost most."""
@@ -74,7 +75,7 @@ def _answer(row: Row) -> dict[str, Any]:
     return {
         "when": row["when"], "score": row.get("score"),
         "text": answer_in(row),
-        "length": f"{length} tokens" if length is not None else f"{len(row['answer'].split())} words",
+        "length": amount(length, "token") if length is not None else amount(len(row["answer"].split()), "word"),
         "details": details,
     }  # fmt: skip
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from zoo.evals.pairs import Pair, calibration_error, certainty_bins, correlation
+from zoo.numbers import amount
 from zoo.report.plots.axes import Plot, number
 from zoo.report.plots.bars import histogram, reliability, shares
 from zoo.report.plots.lines import scatter
@@ -50,8 +51,9 @@ def _of_pairs(name: str, pairs: Sequence[Pair], rewards: bool) -> Iterable[Plot 
     margins = [pair.margin for pair in pairs]
     if rewards:
         note = (
-            f"Expected calibration error {calibration_error(margins):.3f}, n {len(pairs)} pairs. On the dashed line "
-            "the confidence σ(|chosen − rejected|) equals the accuracy. Thin lines are 95 % Wilson intervals."
+            f"Expected calibration error {calibration_error(margins):.3f}, n {amount(len(pairs), 'pair')}. On the "
+            "dashed line the confidence σ(|chosen − rejected|) equals the accuracy. Thin lines are 95 % Wilson "
+            "intervals."
         )
         yield reliability(f"{name}: calibration", certainty_bins(margins), note)
     by_length = {

@@ -12,7 +12,7 @@ from typing import Any
 from zoo.evals import share_score
 from zoo.evals.changes import change_of_values
 from zoo.evals.refusals import refusal_of
-from zoo.numbers import signed
+from zoo.numbers import amount, signed
 from zoo.report.plots.axes import number
 from zoo.report.plots.bars import shares
 from zoo.report.plots.tables import Panel, Table
@@ -73,7 +73,7 @@ def _change(sides: Sequence[Sequence[bool]]) -> str:
         return ""
     change = change_of_values(first, last)
     sure = f" ± {number(change.noise)} (95 %)" if change.noise is not None else ""
-    return f"Change from first to last: {signed(change.value)}{sure}, on the same {len(first)} prompts."
+    return f"Change from first to last: {signed(change.value)}{sure}, on the same {amount(len(first), 'prompt')}."
 
 
 def _by_round(rounds: Mapping[int, Sequence[Step]]) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.data.report import each_part
-from zoo.numbers import decimal
+from zoo.numbers import amount, decimal
 from zoo.report.plots.series import Series
 from zoo.report.sections.alarms import LENGTH_RATIO, alarms
 from zoo.report.sections.answers import Row, mean_words
@@ -30,12 +30,12 @@ def run_warnings(run: Run, series: Series, samples: Sequence[Row]) -> list[str]:
     before_and_after = (side.get("val/logps/desirable") for side in (before, after))
     warnings += displacement("The desirable answers", *before_and_after)
     warnings += _loss_rose(series)
-    if summary.get("skipped_steps"):
+    if skipped := summary.get("skipped_steps"):
         why = "a guard objected, or there was nothing to learn from"
-        warnings.append(f"{summary['skipped_steps']} steps were skipped: {why}.")
+        warnings.append(f"{amount(skipped, 'step')} {'was' if skipped == 1 else 'were'} skipped: {why}.")
     warnings += guard_actions(summary.get("guards", {}))
     if summary.get("unrewarded_rollouts"):
-        warnings.append(f"In {summary['unrewarded_rollouts']} rollouts no answer got a reward.")
+        warnings.append(f"In {amount(summary['unrewarded_rollouts'], 'rollout')} no answer got a reward.")
     for change in run.read_json("fingerprints.json").get("changes", []):
         what = change["name"] + ("" if change["part"] == "value" else f" ({change['part']})")
         warnings.append(
@@ -54,7 +54,7 @@ DONE = {"warn": "objected to", "skip": "skipped", "rollback": "rolled the run ba
 def guard_actions(counts: dict[str, dict[str, int]]) -> list[str]:
     """A sentence for each guard and action. counts: the number of steps by guard and action."""
     return [
-        f"The guard {guard} {DONE[action]} {count} step{'s' if count > 1 else ''}; offending.jsonl has the rows."
+        f"The guard {guard} {DONE[action]} {amount(count, 'step')}; offending.jsonl has the rows."
         for guard, actions in counts.items() for action, count in actions.items()
     ]  # fmt: skip
 
@@ -97,4 +97,4 @@ def _loss_rose(series: Series) -> list[str]:
 
 def _dropped(facts: dict[str, Any]) -> str:
     dropped, rows = facts.get("dropped", 0) + facts.get("encoded", {}).get("dropped", 0), facts.get("rows", 0)
-    return f"{dropped:,} of {rows:,} rows were dropped." if rows and dropped > DROPPED_SHARE * rows else ""
+    return f"{dropped:,} of {amount(rows, 'row')} were dropped." if rows and dropped > DROPPED_SHARE * rows else ""

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from zoo.numbers import amount
 from zoo.testing.chaos.trials import Trial
 
 
@@ -50,7 +51,7 @@ class Results:
     def tables(self) -> str:
         """Kills by phase and by aim, for each number of processes, as Markdown."""
         numbers = sorted({row["processes"] for row in self.rows})
-        heads = [f"{number} process{'es' if number > 1 else ''}" for number in numbers]
+        heads = [amount(number, "process", "processes") for number in numbers]
         parts = [
             _table(key, heads, {name: [counts[name] for counts in columns] for name in _names(columns)})
             for key, columns in (

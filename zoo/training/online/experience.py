@@ -15,6 +15,7 @@ from torch import Tensor
 
 from zoo.data.loader import Loader, share_of
 from zoo.errors import PluginError
+from zoo.numbers import amount
 from zoo.values.types import Answer, Answers, Batch, Episode, Ragged, TopLogps
 
 
@@ -72,8 +73,8 @@ class Experience:
         start, stop = (len(batch) * (minibatch + k) // self.minibatches for k in (0, 1))
         if stop - start < self.prompts.processes:
             raise PluginError(
-                f"The rollout gave {len(batch)} examples, too few for {self.minibatches} steps on "
-                f"{self.prompts.processes} processes.",
+                f"The rollout gave {amount(len(batch), 'example')}, too few for {amount(self.minibatches, 'step')} on "
+                f"{amount(self.prompts.processes, 'process', 'processes')}.",
                 "Lower --minibatches, or raise --batch-size.",
             )
         share = share_of(batch.select(order[start:stop]), self.prompts.rank, self.prompts.processes)

@@ -23,6 +23,7 @@ from zoo.libraries.architecture import evaluating
 from zoo.models.precision import autocast
 from zoo.models.reference import Reference
 from zoo.models.roles import Models
+from zoo.numbers import amount
 from zoo.processes import begin_exchange, is_first
 from zoo.randomness import seeded
 from zoo.rewards.reward import Reward
@@ -257,9 +258,11 @@ class Rollouts:
         said, unsaid = said - judged_before[0], unsaid - judged_before[1]
         if is_first() and seen.answers:
             for reason, count in seen.failures.items():
-                self.say(f"Step {step + 1}: {count} of {seen.asked} rewards are missing: {reason}")
+                self.say(f"Step {step + 1}: {count} of {amount(seen.asked, 'reward')} are missing: {reason}")
             for reason, count in unsaid.items():
-                self.say(f"Step {step + 1}: {count} of {said + unsaid.total()} judgements are missing: {reason}")
+                self.say(
+                    f"Step {step + 1}: missing are {count} of {amount(said + unsaid.total(), 'judgement')}: {reason}"
+                )
             self.keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
             self.notify("rollout_end", step=step, metrics=self.metrics)
         if not judged and not self._seen.asked:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.environments import answer_in
+from zoo.numbers import amount
 from zoo.processes import is_first
 from zoo.training.online.rollouts import Rollouts
 from zoo.training.online.scores import SHOWN, Seen, mean
@@ -64,7 +65,7 @@ def _line(sample: dict[str, Any]) -> str:
     """A held-out answer, for whoever watches the run."""
     prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
     score = "no score" if sample["score"] is None else f"score {sample['score']:.3g}"
-    return f"  {_short(prompt)}\n  → {_short(answer_in(sample))} ({score}, {sample['length']} tokens)"
+    return f"  {_short(prompt)}\n  → {_short(answer_in(sample))} ({score}, {amount(sample['length'], 'token')})"
 
 
 def _short(text: str) -> str:

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from zoo.numbers import amount
 from zoo.paths import write_text
 from zoo.runs import BEST, Run
 from zoo.training.record.offending import OFFENDING
@@ -78,8 +79,8 @@ def lost(run: Run, marks: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
         prefix = _Prefix()
         prefix.read_on(run, name, mark["bytes"])
         if prefix.mark() != mark:
-            other = "other ones" if prefix.rows == mark["rows"] else _counted(prefix.rows)
-            found[name] = (_counted(mark["rows"]), other if (run.path / name).is_file() else "nothing")
+            other = "other ones" if prefix.rows == mark["rows"] else amount(prefix.rows, "row")
+            found[name] = (amount(mark["rows"], "row"), other if (run.path / name).is_file() else "nothing")
     missing = [name for name in marks["whole"] if not (run.path / name).is_file()]
     return found | dict.fromkeys(missing, ("there", "nothing"))
 
@@ -88,10 +89,6 @@ def forget(run: Run) -> None:
     """Remove the rows of a run that begins again and knows of none."""
     for name in (*ROWS, *WHOLE):
         (run.path / name).unlink(missing_ok=True)
-
-
-def _counted(rows: int) -> str:
-    return "1 row" if rows == 1 else f"{rows:,} rows"
 
 
 def cut(run: Run, marks: Mapping[str, Any], step: int) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from zoo.environments import answer_in
 from zoo.evals.kept_scores import changes_of, read_samples
-from zoo.numbers import decimal, signed
+from zoo.numbers import amount, decimal, signed
 from zoo.runs import Run
 from zoo.terminal import Console, JsonLines
 
@@ -43,7 +43,7 @@ def write_first_and_last(run: Run, file: str, now: dict[str, Any]) -> None:
 def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
     """Print the scores before and after, one sample, where the model is, and what to type next."""
     if isinstance(console, JsonLines):
-        text = f"{run.name} is finished after {summary['steps']} steps: {run.model_path}"
+        text = f"{run.name} is finished after {amount(summary['steps'], 'step')}: {run.model_path}"
         console.say(text, event="finished", step=summary["steps"], metrics=summary["after"])
         return
     table, room = Table(box=box.SIMPLE, show_edge=False, pad_edge=False), console.width - len("│  │")
@@ -68,7 +68,7 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
     lines += [f"next    {apart.join(typed)}"]
     if Measurement.get(console, console.options.update(max_width=10_000), table).minimum > room:
         table.box, table.padding = None, (0, 1, 0, 0)
-    console.print(Panel(Group(*lines), title=Text(f"{run.name}: {summary['steps']} steps"), expand=False))
+    console.print(Panel(Group(*lines), title=Text(f"{run.name}: {amount(summary['steps'], 'step')}"), expand=False))
 
 
 def sample_pairs(run: Run) -> list[tuple[dict[str, Any], dict[str, Any]]]:

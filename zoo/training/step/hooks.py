@@ -11,6 +11,7 @@ from torch import Tensor
 from zoo.contract.hook_arguments import named_hook, place_of_attribute
 from zoo.errors import PluginError, nearest
 from zoo.models.roles import Models
+from zoo.numbers import amount
 from zoo.training.step.sums import Sums
 from zoo.values.answers import answers_in
 from zoo.values.records import ListedRecords, Records
@@ -69,10 +70,10 @@ def _check_length(what: str, values: Tensor, lengths: tuple[int, int], name: str
     if values.ndim and len(values) in lengths:
         return
     examples, answers = lengths
-    returned = f"{len(values)} values" if values.ndim else "a single number"
-    several = f" with {answers} answers" if answers > examples else ""
+    returned = amount(len(values), "value") if values.ndim else "a single number"
+    several = f" with {amount(answers, 'answer')}" if answers > examples else ""
     raise PluginError(
-        f"{name} returned {returned} as {what}, and its micro-batch has {examples} examples{several}.",
+        f"{name} returned {returned} as {what}, and its micro-batch has {amount(examples, 'example')}{several}.",
         "Give one for each example: NaN is a missing metric, a weight of 0 in Loss.weighted leaves an example out of "
         "the loss, and number.expand(len(batch)) is one number for all.",
     )
