@@ -194,7 +194,7 @@ def test_all_that_is_missing_is_told_at_once(place):
 
 
 def test_few_steps_and_epochs_that_end_before_the_steps_asked_for_are_told(place):
-    few, early = "These are few steps", "--epochs 1 ends before --max-steps 500: raise --epochs."
+    few, early = "Fewer than 10 steps: a smaller", "--epochs 1 ends before --max-steps 500: raise --epochs."
     for options, told in (([], few), (["--max-steps", "500"], early), (["--max-steps", "1"], "")):
         out = cli("train", "--algo", "dpo", "--model", "tiny", "--data", "pairs.jsonl", "--epochs", "1", *options)[1]
         assert [text for text in (few, early) if text in " ".join(out.split())] == ([told] if told else [])

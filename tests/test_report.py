@@ -17,7 +17,8 @@ from zoo.report.plots import bars
 from zoo.report.plots import lines as plots
 from zoo.report.plots.axes import HEIGHT, LEFT, WIDTH, number, ticks
 from zoo.report.run_page import content, write_run_page
-from zoo.training.record.report import write_cases
+from zoo.terminal import Console, JsonLines
+from zoo.training.record.report import closing_panel, write_cases
 from zoo.training.step.token_losses import keep
 from zoo.values.types import Answer
 
@@ -226,6 +227,22 @@ def test_what_went_wrong_is_said_in_sentences(tmp_path):
         "loss_spike rolled the run back in 2 steps;", "train: 3 of 10 rows were dropped",
     ):  # fmt: skip
         assert part in found
+
+
+def test_a_run_ends_with_the_first_warnings_of_its_report(tmp_path, capsys):
+    step = {"step": 3, "rollout/reward_std": 0.0, "rollout/flat_groups": 1.0, "rollout/cut": 0.9}
+    run = made(tmp_path, metrics=[step], status="finished", steps=3, before={}, after={}, scores={})
+    (run.path / "run.yaml").write_text("algo: grpo\nmodel: tiny\ndata: rows\nmax_steps: null\nepochs: 1.0\n")
+    closing_panel(Console(width=2000), run, run.summary)
+    assert "caution" not in capsys.readouterr().out
+    write_run_page(run)
+    assert warnings_of(run)[-1].startswith("Fewer than 10 steps")
+    closing_panel(Console(width=2000), run, run.summary)
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines() if "caution" in line]
+    assert lines == [f"caution {text}" for text in (*warnings_of(run)[:3], "1 more in the report")]
+    closing_panel(JsonLines(), run, run.summary)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["message"] for row in rows if row["event"] == "warning"] == warnings_of(run)
 
 
 # -- plots ---------------------------------------------------------------------------------------------------------

@@ -302,7 +302,7 @@ def test_a_run_folder_is_complete_and_its_model_loads_with_plain_transformers(tr
     assert names == {
         "run.yaml", "command.txt", "environment.json", "data.json", "before.json", "metrics.jsonl", "summary.json",
         "cases.jsonl", "model", "origins.json", "timing.json", "timing.jsonl", "report.html", "report-data",
-        "fingerprints.json",
+        "fingerprints.json", "warnings.json",
     }  # fmt: skip
     model = AutoModelForCausalLM.from_pretrained(run.model_path)
     assert all(torch.equal(model.state_dict()[name], value) for name, value in weights(run).items())

@@ -34,6 +34,8 @@ ENDING = "ending"
 """In the summary of a finished run until its listeners, such as the report, have been called."""
 TEMPLATE = "template.jinja"
 """The chat template that the run was given by --template."""
+WARNINGS = "warnings.json"
+"""What the report warns of: {"warnings": [sentence]}."""
 BEST = "best.safetensors"
 """The weights with the best validation, until the run ends."""
 PACKAGES = ("torch", "lightning", "transformers", "peft", "datasets", "tokenizers", "safetensors", "numpy")

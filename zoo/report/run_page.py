@@ -31,15 +31,16 @@ from zoo.report.sections.reward_parts import reward_parts
 from zoo.report.sections.step_times import slowest_steps
 from zoo.report.sections.subsets import subset_panels
 from zoo.report.sections.warnings import run_warnings
-from zoo.runs import Run
+from zoo.runs import WARNINGS, Run
 
 Cases = Mapping[str, list[float | None]]
 """The values of each metric for the held-out cases."""
 
 
 def write_run_page(run: Run) -> Path:
-    """Write report.html and report-data/ into the folder of a run, from its files alone; returns the page's path."""
+    """Write report.html, report-data/ and warnings.json into a run's folder, from its files alone; returns the page."""
     shown = content(run)
+    run.write_json(WARNINGS, {"warnings": shown["warnings"]})
     data_files.write(run.path, [plot for drawn in shown["plots"].values() for plot in drawn])
     return pages.write(run.path / "report.html", pages.render("run.html", **shown))
 

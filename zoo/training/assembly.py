@@ -393,7 +393,7 @@ class Assembly:
                 f"A rollout has {amount(prompts, 'prompt')} with {amount(core.answers_per_prompt, 'answer')} each "
                 f"and serves {amount(each, 'step')}."
             )
-        if not self.data.streaming and (note := of_few_steps(core, self.total_steps)):
+        if not self.data.streaming and (note := of_few_steps(core.max_steps, core.epochs, self.total_steps)):
             self.say(f"Note: {note}")
         if self.data.mixing is not None:
             self._say_mixture(self.data.mixing)

@@ -484,7 +484,7 @@ class _Look:
             text += f", about {self.outlook.tokens:,} tokens of prompts and answers"
         if hasattr(self.cls, "prepare"):
             text += f"; {self.resolved.algo} prepares its records first, which may change their number"
-        ends = "" if records is None else of_few_steps(core, steps)
+        ends = "" if records is None else of_few_steps(core.max_steps, core.epochs, steps)
         self.outlook.facts["steps"] = f"{text}. {ends}" if ends else text
 
     def _memory(self) -> None:
@@ -592,12 +592,12 @@ class _Look:
         return min(characters * tokens_a_character(folder, texts), self.core.max_length)
 
 
-def of_few_steps(core: TrainConfig, steps: int) -> str:
+def of_few_steps(max_steps: int | None, epochs: float, steps: int) -> str:
     """What to tell of the steps that the epochs give: they end before those that were asked for, or are few."""
-    if core.max_steps is not None and core.max_steps > steps:
-        return f"--epochs {core.epochs:g} ends before --max-steps {core.max_steps:,}: raise --epochs."
-    if core.max_steps is None and steps < FEW_STEPS:
-        return "These are few steps: a smaller --batch-size or a larger --epochs makes more of them."
+    if max_steps is not None and max_steps > steps:
+        return f"--epochs {epochs:g} ends before --max-steps {max_steps:,}: raise --epochs."
+    if max_steps is None and steps < FEW_STEPS:
+        return f"Fewer than {FEW_STEPS} steps: a smaller --batch-size or a larger --epochs makes more of them."
     return ""
 
 

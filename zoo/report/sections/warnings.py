@@ -11,6 +11,7 @@ from zoo.report.plots.series import Series
 from zoo.report.sections.alarms import LENGTH_RATIO, alarms
 from zoo.report.sections.answers import Row, mean_words
 from zoo.runs import Run
+from zoo.training.outlook import of_few_steps
 
 DROPPED_SHARE = 0.05
 FALL = 0.02
@@ -41,6 +42,7 @@ def run_warnings(run: Run, series: Series, samples: Sequence[Row]) -> list[str]:
         warnings.append(
             f"Resumed after step {change['step']}: {what} was {change['was']}, and is {change['is']} since."
         )
+    warnings += _few_steps(run.config, summary)
     warnings += [
         f"{part}: {_dropped(facts)}" for part, facts in each_part(run.read_json("data.json")).items() if _dropped(facts)
     ]
@@ -93,6 +95,12 @@ def _loss_rose(series: Series) -> list[str]:
         return []
     course = f"lowest at step {at} ({decimal(lowest)}) and ended at {decimal(last)}"
     return [f"The held-out loss was {course}: try fewer steps."]
+
+
+def _few_steps(config: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+    told = {"max_steps", "epochs"} <= config.keys() and not config.get("stream")
+    note = of_few_steps(config["max_steps"], config["epochs"], summary.get("steps", 0)) if told else ""
+    return [note] if note else []
 
 
 def _dropped(facts: dict[str, Any]) -> str:

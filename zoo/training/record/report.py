@@ -17,8 +17,11 @@ from rich.text import Text
 from zoo.environments import answer_in
 from zoo.evals.kept_scores import changes_of, read_samples
 from zoo.numbers import amount, decimal, signed
-from zoo.runs import Run
+from zoo.runs import WARNINGS, Run
 from zoo.terminal import Console, JsonLines
+
+SHOWN_WARNINGS = 3
+"""Warnings of the report that the closing panel has too."""
 
 
 def write_cases(run: Run, step: int, cases: Mapping[str, Sequence[float | None]]) -> None:
@@ -41,8 +44,11 @@ def write_first_and_last(run: Run, file: str, now: dict[str, Any]) -> None:
 
 
 def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
-    """Print the scores before and after, one sample, where the model is, and what to type next."""
+    """Print the scores before and after, one sample, the first warnings, where the model is, and what to type next."""
+    warnings = run.read_json(WARNINGS).get("warnings", [])
     if isinstance(console, JsonLines):
+        for line in warnings:
+            console.say(line, event="warning", level="warning", step=summary["steps"])
         text = f"{run.name} is finished after {amount(summary['steps'], 'step')}: {run.model_path}"
         console.say(text, event="finished", step=summary["steps"], metrics=summary["after"])
         return
@@ -58,7 +64,7 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
             change = signed(new - old) + (f" ± {decimal(noise)}" if noise is not None else "")
             table.add_row(name, decimal(old), decimal(new), change)
     scored: list[Any] = [table] if table.row_count else []
-    lines: list[Any] = [*scored, *_sample_lines(pairs), f"model   {run.model_path}"]
+    lines: list[Any] = [*scored, *_sample_lines(pairs), *_warning_lines(warnings), f"model   {run.model_path}"]
     page = run.path / "report.html"
     lines += [f"report  {page}"] if page.is_file() else []
     name = run.typed
@@ -101,6 +107,15 @@ def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Te
     return [Text.assemble((name, "bold"), f" {printable(text)[:300]}") for name, text in (
         ("prompt ", prompt), ("before ", answer_in(old)), ("after  ", answer_in(new)),
     )] + [""]  # fmt: skip
+
+
+def _warning_lines(warnings: Sequence[str]) -> list[Text | str]:
+    """The first warnings of the report."""
+    if not warnings:
+        return []
+    left = len(warnings) - SHOWN_WARNINGS
+    more = [f"{left} more in the report"] if left > 0 else []
+    return [Text.assemble(("caution ", "bold yellow"), line) for line in [*warnings[:SHOWN_WARNINGS], *more]] + [""]
 
 
 def printable(text: str) -> str:
