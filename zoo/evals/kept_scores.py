@@ -19,6 +19,8 @@ from zoo.runs import Run
 
 Row = dict[str, Any]
 SAMPLES, CASES = "samples.jsonl", "cases.jsonl"
+HELD_OUT = "held-out"
+"""The `eval` of answers to held-out prompts that no evaluation asked for."""
 CASE = ("eval", "when", "cases", "about")
 """What a line of cases.jsonl holds."""
 DIGITS = 6

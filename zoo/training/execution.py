@@ -17,14 +17,14 @@ from zoo.contract import registry
 from zoo.data.encoding.named import template_text
 from zoo.errors import NO_RUN, TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
-from zoo.evals.kept_scores import write_score
+from zoo.evals.kept_scores import HELD_OUT, write_samples, write_score
 from zoo.libraries.peers import how_it_ended, is_lost_connection
 from zoo.libraries.scattered import read_parts
 from zoo.libraries.sharding import fill, shard, weights_to_gather
 from zoo.models.card import base_named, write_card
 from zoo.models.precision import autocast
 from zoo.models.start import export_model, name_base
-from zoo.options.config import Resolved
+from zoo.options.config import AUTO, Resolved
 from zoo.paths import write_text
 from zoo.processes import gathered, is_distributed
 from zoo.randomness import apart, seed_everything
@@ -34,7 +34,7 @@ from zoo.training.assembly import Assembly
 from zoo.training.fingerprints import of_device
 from zoo.training.fitting import Fitting
 from zoo.training.online.rollouts import Rollouts
-from zoo.training.record import report
+from zoo.training.record import report, shown
 from zoo.training.record.checkpoints import newest
 from zoo.training.record.heartbeat import beating
 from zoo.training.record.listeners import Listeners, spoken_warnings
@@ -148,7 +148,8 @@ class Execution:
         if self.resumed:
             self.fitting.restore()
         # A run that was killed during its first scoring has no before.json.
-        before = (self.resumed.read_json("before.json") if self.resumed else {}) or self.score_before()
+        scored = self.resumed is not None and (self.run.path / "before.json").is_file()
+        before = self.run.read_json("before.json") if scored else self.score_before()
         stopped = self.fit()
         self.run = self.fitting.run
         if stopped:
@@ -215,7 +216,20 @@ class Execution:
             if self.main:
                 write_score(self.run, when, score)
             self.say(f"{evaluation.label} {when}: {score.text()}")
+        if self.core.score == AUTO and not of.online and self.algorithm.head == "lm":
+            self._answer_some(subject, when)
         return scores
+
+    def _answer_some(self, subject: Subject, when: str) -> None:
+        """Keep answers to a few held-out prompts."""
+        try:
+            with apart():
+                samples = shown.answers_to_some(subject, self.assembly.held_out)
+        except ZooError as error:
+            self.say(f"No answers to held-out prompts {when} training: {error.message}")
+            return
+        if samples and self.main:
+            write_samples(self.run, HELD_OUT, when, samples)
 
     def _start(self) -> Any:
         """The weights that training started from, for evaluations that compare with them."""

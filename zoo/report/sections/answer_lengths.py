@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.evals import Score, mean_score, share_score
+from zoo.evals.kept_scores import HELD_OUT
 from zoo.evals.pairs import Pair, correlation
 from zoo.report.plots.axes import FEWEST_CASES, Plot, number
 from zoo.report.plots.bars import histogram
@@ -33,7 +34,7 @@ def length_plots(cases: Cases, samples: Sequence[Mapping[str, Any]]) -> list[Plo
         drawn.append(_plot(f"held-out {measure}", sides, "tokens"))
     for name in dict.fromkeys(row["eval"] for row in samples):
         rows = [row for row in samples if row["eval"] == name and _scored(row)]
-        if name != "held-out" or not held_out["end"]:
+        if name != HELD_OUT or not held_out["end"]:
             drawn.append(_of_samples(name, rows))
     return [plot for plot in drawn if plot is not None]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from zoo.environments import answer_in
 from zoo.evals import mean_score, share_score, within_0_and_1
+from zoo.evals.kept_scores import HELD_OUT
 from zoo.evals.pairs import Pair
 from zoo.numbers import amount
 
@@ -105,8 +106,11 @@ def _moment(name: str, when: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def mean_words(samples: Sequence[Row]) -> tuple[float | None, float | None]:
-    """Words of the answers to the same prompts, before and after training; texts of scored pairs do not count."""
-    written = [row for row in samples if Pair.from_sample(row) is None]
+    """Words of the answers to the same prompts, before and after training.
+
+    Texts of scored pairs do not count, nor those answers that a run writes to be read: they are two, and short.
+    """
+    written = [row for row in samples if row["eval"] != HELD_OUT and Pair.from_sample(row) is None]
     sides = {
         when: {
             json.dumps([row["eval"], row["prompt"]]): len(row["answer"].split())

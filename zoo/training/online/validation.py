@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.environments import answer_in
+from zoo.evals.kept_scores import HELD_OUT
 from zoo.numbers import amount
 from zoo.processes import is_first
 from zoo.training.online.rollouts import Rollouts
@@ -51,7 +52,7 @@ def validate(rollouts: Rollouts, prompts: Sequence[dict[str, Any]], step: int) -
         seen = Seen()
         seen.add(answers, writer.texts(answers), next(iter(scores.values())).values, {})
         samples = seen.samples(records, SHOWN)
-        rollouts.keep("held-out", f"step {step}", samples)
+        rollouts.keep(HELD_OUT, f"step {step}", samples)
         rollouts.say(_line(samples[0]))
     rollouts.algorithm.load_state(state)
     values = {f"val/{name}": mean(column) for name, column in columns.items()}

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from zoo.environments import answer_in
-from zoo.evals.kept_scores import changes_of, read_samples
+from zoo.evals.kept_scores import HELD_OUT, changes_of, read_samples
 from zoo.numbers import amount, decimal, signed
 from zoo.runs import WARNINGS, Run
 from zoo.terminal import Console, JsonLines
@@ -78,9 +78,12 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
 
 
 def sample_pairs(run: Run) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """The samples of each evaluation and prompt, before and after training."""
-    samples = read_samples(run)
-    before, after = (by_case(row for row in samples if row["when"] == when) for when in ("before", "after"))
+    """The samples of each evaluation and prompt, before and after training; else in the first and last validation."""
+    samples, ends = read_samples(run), ("before", "after")
+    if not any(row["when"] in ends for row in samples):
+        samples = [row for row in samples if row["eval"] == HELD_OUT]
+        ends = (samples[0]["when"], samples[-1]["when"]) if samples else ends
+    before, after = (by_case(row for row in samples if row["when"] == when) for when in ends)
     return [(before[case], sample) for case, sample in after.items() if case in before]
 
 
@@ -99,14 +102,15 @@ def by_case(samples: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Text | str]:
-    """The held-out prompt whose answer improved most, before and after."""
-    if not pairs:
-        return []
-    old, new = max(pairs, key=lambda pair: (pair[1]["score"] or 0) - (pair[0]["score"] or 0))
-    prompt = new["prompt"] if isinstance(new["prompt"], str) else new["prompt"][-1]["content"]
-    return [Text.assemble((name, "bold"), f" {printable(text)[:300]}") for name, text in (
-        ("prompt ", prompt), ("before ", answer_in(old)), ("after  ", answer_in(new)),
-    )] + [""]  # fmt: skip
+    """The held-out prompt whose answer improved most, before and after; the first two where there are no scores."""
+    best = sorted(pairs, key=lambda pair: (pair[0]["score"] or 0) - (pair[1]["score"] or 0))
+    scored = any(new["score"] is not None for _, new in best)
+    lines: list[Text | str] = []
+    for old, new in best[: 1 if scored else 2]:
+        prompt = new["prompt"] if isinstance(new["prompt"], str) else new["prompt"][-1]["content"]
+        texts = {"prompt ": prompt, "before ": answer_in(old), "after  ": answer_in(new)}
+        lines += [Text.assemble((name, "bold"), f" {printable(text)[:300]}") for name, text in texts.items()] + [""]
+    return lines
 
 
 def _warning_lines(warnings: Sequence[str]) -> list[Text | str]:
