@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
+from made_runs import made
 from test_report import check
 from tiny_runs import cli, forked, plugin_file, preferences, trainer, write_rows
 
@@ -720,6 +721,21 @@ def test_finished_runs_show_only_the_options_that_differ_and_the_differences(fin
     assert scores["plain_accuracy"]["values"][0]["n"] == 6
     options = compare_runs([runs[0], Run(finished.folder / "sft-seed0")])["options"]
     assert options["algo"] == ["dpo", "sft"] and "beta" not in options, "defaults of one algorithm say nothing"
+
+
+def test_metrics_of_different_algorithms_are_not_subtracted(tmp_path):
+    scores = {"held": mean_score("held", [0.0, 1.0, 1.0]).as_json()}
+    rows = {"loss": 0.6, "val/loss": 0.5, "lr": 1e-5, "step": 1}
+    runs = [
+        made(tmp_path / algo, algo=algo, metrics=[rows], timing={"seconds": 2.0}, scores={"after": scores})
+        for algo in ("dpo", "sft")
+    ]
+    found = compare_runs(runs)
+    deltas = {row["name"]: row["deltas"][1] for row in found["metrics"]}
+    assert deltas == {"loss": None, "val/loss": None, "lr": 0.0, "seconds": 0.0}
+    assert found["scores"][0]["differences"][1]["change"] == 0.0
+    assert "a loss and metrics of its own" in cli("compare", *(str(run.path) for run in runs))[1]
+    assert {row["deltas"][1] for row in compare_runs([runs[0], runs[0]])["metrics"]} == {0.0}
 
 
 def test_finished_runs_on_the_command_line(finished, tmp_path, monkeypatch):

@@ -200,6 +200,7 @@ def test_runs_beside_each_other_share_plots_and_axes(tmp_path, run):
     found = {
         "runs": [{"name": r.name} for r in (run, other)],
         "same_data": True,
+        "same_algorithm": True,
         "options": {},
         "scores": [],
         "metrics": [],

@@ -274,6 +274,10 @@ def _show_runs(comparison: dict[str, Any], console: Console) -> None:
     titles = [run["name"] for run in comparison["runs"]]
     if not comparison["same_data"]:
         console.print("The runs were not trained on the same data.", style="yellow")
+    if not comparison["same_algorithm"]:
+        console.print(
+            "Each algorithm has a loss and metrics of its own: compare the runs by evaluations.", style="yellow"
+        )
     options = Table("option", *titles, box=None, pad_edge=False)
     for name, values in comparison["options"].items():
         options.add_row(name, *(str(value) if value is not None else "–" for value in values))

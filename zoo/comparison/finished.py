@@ -14,6 +14,8 @@ from zoo.runs import Run
 NAMES_ONLY = ("name", "out")
 VALUES = ("value", "low", "high", "n")
 NOT_COMPARED = ("step", "epoch")
+ALIKE = ("lr", "num_tokens")
+"""Metrics that mean the same in runs of all algorithms, as times and speeds do."""
 
 
 def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
@@ -27,6 +29,7 @@ def compare_runs(runs: Sequence[Run]) -> dict[str, Any]:
         "runs": [{"name": run.name, "path": str(run.path), "status": run.status} for run in runs],
         "options": {name: values for name, values in options.items() if any(v != values[0] for v in values)},
         "same_data": len({_fingerprint(run) for run in runs}) == 1,
+        "same_algorithm": len({config.get("algo") for config in configs}) == 1,
         "scores": _scores(runs),
         "metrics": _metrics(runs),
     }
@@ -63,22 +66,29 @@ def _change(first: Score | None, second: Score | None) -> dict[str, Any] | None:
 
 
 def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """The last value of every metric that at least two runs have, and its difference from the first run's."""
+    """The last value of every metric that at least two runs have, and its difference from the first run's.
+
+    Algorithms have losses and metrics of their own, whose differences say nothing: there is none.
+    """
     last: list[dict[str, Any]] = []
+    alike, algorithms = {*ALIKE}, [run.config.get("algo") for run in runs]
     for run in runs:
         values: dict[str, Any] = {}
         for row in run.metrics:
             values.update({name: value for name, value in row.items() if isinstance(value, int | float)})
         timing = {name: value for name, value in run.read_json("timing.json").items() if isinstance(value, int | float)}
+        alike |= timing.keys()
         last.append({**{k: v for k, v in values.items() if k not in NOT_COMPARED}, **timing})
     rows = []
     for name in dict.fromkeys(name for values in last for name in values):
         row_values = [values.get(name) for values in last]
         if sum(value is not None for value in row_values) > 1:
-            deltas = [_difference(value, row_values[0]) for value in row_values[1:]]
+            first = row_values[0]
+            deltas = [
+                None
+                if value is None or first is None or not (algo == algorithms[0] or name in alike)
+                else value - first
+                for value, algo in zip(row_values[1:], algorithms[1:], strict=True)
+            ]
             rows.append({"name": name, "values": row_values, "deltas": [None, *deltas]})
     return rows
-
-
-def _difference(value: float | None, first: float | None) -> float | None:
-    return None if value is None or first is None else value - first
