@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from zoo.cards import described
 from zoo.cli.completion import algorithm_names, is_completion, model_names, run_names
 from zoo.cli.help import Command
 from zoo.contract import registry
 from zoo.errors import ZooError, nearest_names
-from zoo.options.config import FORMER, OTHER_NAMES, Resolved, TrainConfig
+from zoo.numbers import amount
+from zoo.options.config import DEFAULT, FORMER, OTHER_NAMES, Resolved, TrainConfig
 from zoo.options.fields import Option, options_of
 from zoo.options.points import shown
 from zoo.options.roles import model_options
@@ -195,8 +197,8 @@ def _command(algorithm_options: list[Option], defaults: Mapping[str, Any]) -> An
         *[(size, bool, typer.Option(f"--{size}", help=f"Of the recipe: {about}.")) for size, about in SMALLER.items()],
         ("resume", bool, typer.Option("--resume", help="Go on with the run of this --name, if these options have begun "
                                       "it before; else begin it.")),
-        ("dry_run", bool, typer.Option("--dry-run", help="Check that everything the run needs is there; print every "
-                                       "option with its origin, and what the run will write.")),
+        ("dry_run", bool, typer.Option("--dry-run", help="Check that everything the run needs is there; print the "
+                                       "options with their origin, and what the run will write.")),
         ("elsewhere", bool, typer.Option("--elsewhere", hidden=True, help="With --dry-run: a launcher starts the run, "
                                          "maybe on other machines, whose devices are not looked for.")),
         ("as_json", bool, typer.Option("--json", help="Print JSON, with --dry-run.")),
@@ -249,11 +251,17 @@ def parameter(name: str, kind: type, info: Any, default: Any = None) -> inspect.
 
 
 def show(resolved: Resolved, console: Console) -> None:
-    """Every option, its value, and where the value came from."""
+    """The options that were given or chosen, then the algorithm's defaults, and how many have the core's default."""
     table = Table("option", "value", "from", box=None, pad_edge=False)
-    for name, value in resolved.as_dict().items():
-        table.add_row(name, str(value), resolved.came(name))
+    values = resolved.as_dict()
+    named = [name for name in values if resolved.came(name) != DEFAULT]
+    kept = {name for name in named if resolved.origin[name].startswith(DEFAULT) and name not in resolved.choices}
+    for name in sorted(named, key=kept.__contains__):
+        table.add_row(name, str(values[name]), resolved.came(name))
     console.print(fitting(table, console))
+    more = amount(len(values) - len(named), "more option")
+    how = f"zoo train --algo {resolved.algo} --help explains them, --dry-run --json lists all"
+    console.print(Text(f"{more} with the default: {how}."))
 
 
 def tell(outlook: Outlook, complete: bool, console: Console) -> None:

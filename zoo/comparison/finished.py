@@ -83,12 +83,13 @@ def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
     for name in dict.fromkeys(name for values in last for name in values):
         row_values = [values.get(name) for values in last]
         if sum(value is not None for value in row_values) > 1:
-            first = row_values[0]
             deltas = [
-                None
-                if value is None or first is None or not (algo == algorithms[0] or name in alike)
-                else value - first
+                _difference(value, row_values[0]) if algo == algorithms[0] or name in alike else None
                 for value, algo in zip(row_values[1:], algorithms[1:], strict=True)
             ]
             rows.append({"name": name, "values": row_values, "deltas": [None, *deltas]})
     return rows
+
+
+def _difference(value: float | None, first: float | None) -> float | None:
+    return None if value is None or first is None else value - first
