@@ -12,6 +12,7 @@ from tiny_runs import demonstrations, trainer, write_rows
 
 from zoo.evals import Score
 from zoo.evals.kept_scores import write_score
+from zoo.numbers import amount
 from zoo.report import pages
 from zoo.report.plots import bars
 from zoo.report.plots import lines as plots
@@ -227,6 +228,15 @@ def test_what_went_wrong_is_said_in_sentences(tmp_path):
         "loss_spike rolled the run back in 2 steps;", "train: 3 of 10 rows were dropped",
     ):  # fmt: skip
         assert part in found
+
+
+@pytest.mark.parametrize(("count", "warned"), [(1, True), (2, True), (9, True), (10, False), (0, False)])
+def test_few_held_out_records_are_told(tmp_path, count, warned):
+    data = {"held_out": {"encoded": {"records": count}}}
+    found = warnings_of(made(tmp_path, data=data, before={"val/loss": 2.0}, after={"val/loss": 1.0}))
+    assert [text[:13] for text in found] == (["val/… is over"] if warned else [])
+    assert not warned or amount(count, "held-out record") + "," in found[0]
+    assert not warnings_of(made(tmp_path, data=data, before={}, after={})), "nothing was computed on them"
 
 
 def test_a_run_ends_with_the_first_warnings_of_its_report(tmp_path, capsys):

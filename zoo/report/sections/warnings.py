@@ -16,6 +16,8 @@ from zoo.training.outlook import of_few_steps
 DROPPED_SHARE = 0.05
 FALL = 0.02
 """Warn if the log-probabilities of chosen answers fall by more than this share."""
+FEW_HELD_OUT = 10
+"""Warn of fewer held-out records, if something was computed on them."""
 LOSS_RISE = 0.05
 """Warn if the validation loss ends this far above its lowest value, as a share of it."""
 
@@ -27,6 +29,7 @@ def run_warnings(run: Run, series: Series, samples: Sequence[Row]) -> list[str]:
     warnings += _fallen_scores(summary)
     warnings += alarms(series)
     warnings += length_warning("The answers", *mean_words(samples))
+    warnings += _few_held_out(run.part("data.json", "held_out", "encoded").get("records"), after)
     warnings += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
     before_and_after = (side.get("val/logps/desirable") for side in (before, after))
     warnings += displacement("The desirable answers", *before_and_after)
@@ -101,6 +104,14 @@ def _few_steps(config: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     told = {"max_steps", "epochs"} <= config.keys() and not config.get("stream")
     note = of_few_steps(config["max_steps"], config["epochs"], summary.get("steps", 0)) if told else ""
     return [note] if note else []
+
+
+def _few_held_out(count: int | None, after: dict[str, float]) -> list[str]:
+    """A sentence if too few records were held out for their metrics to mean anything."""
+    if not count or count >= FEW_HELD_OUT or not any(name.startswith("val/") for name in after):
+        return []
+    few = f"val/… is over {amount(count, 'held-out record')}, too few to tell anything"
+    return [f"{few}: --eval-data FILE, or a larger --eval-fraction, gives more."]
 
 
 def _dropped(facts: dict[str, Any]) -> str:
