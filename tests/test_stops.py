@@ -97,6 +97,10 @@ def test_a_step_that_would_end_too_late_is_not_begun(monkeypatch):
         told.append(deadline.is_near())
     assert told == [False, False, False, True], "132 + 20 s is after 150 s, 130 + 20 s is not"
     assert not Deadline(90.0, None).is_near()
+    deadline.closing = 17.0
+    assert not deadline.is_near_at_the_end(), "132 + 17 s is before 150 s"
+    deadline.closing = 19.0
+    assert deadline.is_near_at_the_end() and not Deadline(90.0, None).is_near_at_the_end()
 
 
 def stopped(train, **options):
@@ -115,6 +119,16 @@ def test_the_end_of_its_time_stops_a_run_that_then_goes_on(train, tmp_path, afte
     monkeypatch.setattr(Deadline, "is_near", lambda self: False)
     run = zoo.resume(tmp_path / "runs" / "mine", quiet=True)
     assert same_bytes(run, whole, "metrics.jsonl") and same_bytes(run, whole, "model/model.safetensors")
+
+
+def test_scores_after_the_last_step_that_would_end_too_late_are_left_to_a_resume(train, tmp_path, monkeypatch):
+    whole = train("sft", max_steps=4, name="whole", lr=1e-3)
+    monkeypatch.setattr(Deadline, "is_near_at_the_end", lambda self: self.closing > 0)
+    assert stopped(train, max_time="3h50m").message.startswith("Stopped by --max-time after step 4.")
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    run = zoo.resume(tmp_path / "runs" / "mine", quiet=True)
+    assert run.status == "finished" and same_bytes(run, whole, "model/model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["SIGUSR1", "SIGHUP"])

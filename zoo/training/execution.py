@@ -62,12 +62,13 @@ class Execution:
         resumed: Run | None = None,
         allowed: Collection[str] = (),
         command: str = "",
+        begun: float | None = None,
     ):
         self.resolved, self.core, self.algorithm = resolved, resolved.core, algorithm
         self.console, self.resumed, self.command = console, resumed, command
         self.run: Run
         self.created: Run | None = None
-        self.begun = time.monotonic()
+        self.begun = time.monotonic() if begun is None else begun
         self.fitting: Fitting | None = None
         self.plugins = registry.manager(algorithm)
         self.assembly = Assembly(resolved, algorithm, self.plugins, console, resumed, allowed)
@@ -149,7 +150,9 @@ class Execution:
             self.fitting.restore()
         # A run that was killed during its first scoring has no before.json.
         scored = self.resumed is not None and (self.run.path / "before.json").is_file()
+        since = time.monotonic()
         before = self.run.read_json("before.json") if scored else self.score_before()
+        self.fitting.recorder.deadline.closing = time.monotonic() - since
         stopped = self.fit()
         self.run = self.fitting.run
         if stopped:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -238,6 +239,7 @@ def execute(
 
     Before anything is loaded it is looked for; a class from a card then gives way to the algorithm itself.
     """
+    begun = time.monotonic()
     if is_first_process():
         memory = look_ahead(resolved, cls, resumed).memory
         if memory is not None and (warning := memory.warning()):
@@ -247,4 +249,4 @@ def execute(
     from zoo.training.execution import Execution
 
     quiet_libraries()
-    return Execution(resolved, cls(), console, resumed, allowed, command).go()
+    return Execution(resolved, cls(), console, resumed, allowed, command, begun).go()

@@ -214,9 +214,9 @@ class Recorder(Callback):
 
     def _obey(self, trainer: lightning.Trainer, module: Any, step: int, last: bool) -> None:
         """After a signal to any process, or at the end of the run's time, all processes save a checkpoint and stop."""
-        time_is_up = self.deadline.is_near()
+        time_is_up = self.deadline.is_near_at_the_end() if last else self.deadline.is_near()
         number = largest_of_all(trainer, self.signals.number or (TIME_UP if time_is_up else 0))
-        if number and not last:
+        if number == TIME_UP or number and not last:
             self.signals.number = number
             self._save(trainer, step)
             module.guarding.refuse_broken()

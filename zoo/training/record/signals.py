@@ -76,12 +76,18 @@ class Deadline:
     def __init__(self, begun: float, seconds: float | None):
         self.end = None if seconds is None else begun + seconds
         self.former, self.longest = time.monotonic(), 0.0
+        self.closing = 0.0
+        """Seconds that the scores after the last step may take: those that they took before the first one."""
 
     def is_near(self) -> bool:
         """Whether a step as long as the longest one so far would end too late. Called after every step."""
         now = time.monotonic()
         self.longest, self.former = max(self.longest, now - self.former), now
         return self.end is not None and now + self.longest > self.end
+
+    def is_near_at_the_end(self) -> bool:
+        """Whether scores as slow as those before the first step would end too late. Called after the last step."""
+        return self.end is not None and time.monotonic() + self.closing > self.end
 
 
 def signal_name(number: int) -> str:
