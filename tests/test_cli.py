@@ -388,6 +388,18 @@ def test_eval_scores_a_run_and_a_model(run):
     assert "heldout_loss" in text and "preference_accuracy" not in text
 
 
+def test_scores_of_samples_are_rounded(capsys):
+    from zoo.cli.evaluate import _show
+    from zoo.evals import mean_score
+    from zoo.terminal import Console
+
+    samples = [{"prompt": "p", "answer": "a", "score": score} for score in (1 / 3, None)]
+    _show(Console(), mean_score("mine", [1 / 3], samples=samples), "About.", 2)
+    assert [line.split() for line in capsys.readouterr().out.splitlines() if line.endswith("a")] == [
+        ["0.333", "a"], ["–", "a"],
+    ]  # fmt: skip
+
+
 def test_eval_of_a_scored_run_measures_its_scores_and_compares_with_its_start(place):
     data = data_for("sft", place)
     score = f"kl(data={data}, limit=2, max_new_tokens=4)"

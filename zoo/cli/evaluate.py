@@ -12,6 +12,7 @@ from rich.text import Text
 from zoo.cli.completion import model_names
 from zoo.cli.listings import NARROW_TABLE, Adapter, Json, TemplateArgs, show_entry
 from zoo.errors import ZooError
+from zoo.numbers import decimal
 from zoo.terminal import Console, print_json
 
 EXAMPLES = (
@@ -145,7 +146,8 @@ def _show(console: Console, score: Any, about: str, samples: int) -> None:
     for sample in score.samples[:samples]:
         prompt = sample["prompt"] if isinstance(sample["prompt"], str) else sample["prompt"][-1]["content"]
         console.print(f"  prompt {printable(prompt)}")
-        console.print(f"  {sample['score']}    {printable(sample['answer'])}")
+        value = "–" if sample["score"] is None else decimal(sample["score"])
+        console.print(f"  {value}    {printable(sample['answer'])}")
 
 
 def _judged(
