@@ -354,8 +354,9 @@ def test_export_copies_the_model(run):
     assert AutoTokenizer.from_pretrained("deep/copy").chat_template
     good("export", "mine", "half", "--dtype", "bfloat16")
     assert all(value.dtype == torch.bfloat16 for value in load_file("half/model.safetensors").values())
+    Path("half-2").mkdir()
     status, _, err = cli("export", "mine", "half")
-    assert status == 2 and "half already exists" in err
+    assert status == 2 and "half already exists" in err and "such as half-3. Or remove it first: rm -r half" in err
     status, _, err = cli("export", "mine", "merged", "--merge")
     assert status == 2 and "has no adapters to merge" in err and not Path("merged").exists()
 

@@ -127,4 +127,4 @@ def test_models_that_do_not_mix_are_refused(runs, tmp_path):
     assert status == 2 and "needs two models or more" in err
     (tmp_path / "there").mkdir()
     status, _, err = cli("soup", str(runs[0].path), str(runs[1].path), "--to", "there")
-    assert status == 2 and "already exists" in err
+    assert status == 2 and "there already exists" in err and "such as there-2." in err

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from zoo.errors import ZooError
@@ -49,6 +51,16 @@ def write_text(path: Path, text: str, errors: str = "strict") -> None:
         # A full disk: the half of a file would fill it further.
         beside.unlink(missing_ok=True)
         raise
+
+
+def refuse_existing(path: Path) -> None:
+    """Raises ZooError for a path at which something is, with a free one beside it."""
+    if path.exists():
+        free = next(other for number in itertools.count(2) if not (other := Path(f"{path}-{number}")).exists())
+        raise ZooError(
+            f"{path} already exists.",
+            f"Name another folder, such as {free}. Or remove it first: rm -r {quote(str(path))}",
+        )
 
 
 @contextlib.contextmanager

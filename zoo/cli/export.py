@@ -14,6 +14,7 @@ from zoo.cli.completion import model_names
 from zoo.cli.listings import Adapter
 from zoo.cli.models import Out
 from zoo.errors import ZooError
+from zoo.paths import refuse_existing
 from zoo.terminal import Console
 
 
@@ -70,8 +71,8 @@ def _check(folder: Path | None, dtype: str, gguf: str | None, push: str | None, 
             "Where to? Neither a folder nor --push was given.",
             "Name a new folder: zoo export last my-model. Or a name on the hub: zoo export last --push owner/name",
         )
-    if folder is not None and folder.exists():
-        raise ZooError(f"{folder} already exists.", "Name a folder that does not exist.")
+    if folder is not None:
+        refuse_existing(folder)
     if dtype not in ("float32", "bfloat16"):
         raise ZooError(f"--dtype does not take '{dtype}'.", "Choose float32 or bfloat16.")
     if push is None and (private or dry_run):

@@ -14,6 +14,7 @@ from zoo.cli.completion import model_names
 from zoo.cli.listings import Adapter, Json, TemplateArgs
 from zoo.environments import content_of
 from zoo.errors import ZooError
+from zoo.paths import refuse_existing
 from zoo.terminal import Console, print_json
 
 WAIT = 30.0
@@ -140,8 +141,7 @@ def soup(
     as_json: Json = False,
 ) -> None:
     """Average the weights of several models into one: of all, or with --greedy of those that help."""
-    if to.exists():
-        raise ZooError(f"{to} already exists.", "Name a folder that does not exist.")
+    refuse_existing(to)
     from zoo.evals.soup import Soup, scoring
 
     console = Console(stderr=as_json)
