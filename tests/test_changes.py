@@ -48,6 +48,15 @@ def test_the_interval_of_a_change_of_shares_is_that_of_bonett_and_price():
     assert (found.low, found.high) == pytest.approx((-0.508, -0.013), abs=5e-4)
 
 
+def test_a_wide_change_of_shares_has_both_ends_and_keeps_to_what_shares_can_change():
+    none, all_ = (share_score("x", [hit] * 3) for hit in (False, True))
+    found = change(none, all_)
+    assert (found.value, found.high) == (1.0, 1.0) and found.around == f"[{found.low:+.3f}, +1.000]"
+    graded = change(*(mean_score("x", values, (0.0, 1.0)) for values in ([0.0, 0.1, 0.9], [1.0, 0.8, 0.1])))
+    assert (graded.low, graded.high) == (-1.0, 1.0), "Student's t alone is −1.8 to 2.4"
+    assert change(mean_score("x", [0.0, 2.0]), mean_score("x", [1.0, 5.0])).around.startswith("± ")
+
+
 def test_the_interval_of_graded_answers_is_not_wider_than_that_of_independent_ones():
     """scipy 1.17: ttest_rel(second, first).confidence_interval(); independent samples have ± 0.33."""
     first = [0.0, 0.25, 0.5, 0.5, 0.75, 1.0, 0.0, 0.25, 0.5, 1.0]

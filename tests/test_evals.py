@@ -7,7 +7,7 @@ import torch
 
 from zoo.data.encoding.template import ChatTemplate
 from zoo.errors import PluginError
-from zoo.evals import Subject, mean_score, share_score
+from zoo.evals import Score, Subject, mean_score, share_score
 from zoo.evals.answers import answer_texts, answers_to, loss_eval, preference_eval, reward_eval, score_all
 from zoo.rollout.engine import Sampling
 from zoo.statistics import student
@@ -53,6 +53,13 @@ def test_a_mean_has_its_standard_error():
     assert (score.low, score.high) == pytest.approx((2.5 - half, 2.5 + half), abs=2e-2)
     half = score.high - 2.5
     assert score.text() == f"2.500 ± {half:.3f} (n 4)"
+
+
+def test_an_interval_whose_longer_side_would_leave_the_shares_has_both_ends():
+    """Wilson's interval of 1 of 2 (0.0945 to 0.9055) is symmetric; that of 3 of 3 is 0.4385 to 1."""
+    assert share_score("x", 1, 2).text() == "0.500 ± 0.405 (n 2)"
+    assert share_score("x", 3, 3).text() == "1.000 [0.439, 1.000] (n 3)"
+    assert Score("loss", 0.5, 3, -0.1, 1.1).text() == "0.500 ± 0.600 (n 3)", "this is no share"
 
 
 @pytest.mark.parametrize(

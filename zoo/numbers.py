@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 WIDEST = 1e6
 """From here on digits before the point say less than a power of ten."""
+TOLERANCE = 0.0005
+"""Half of the last digit that is written."""
 
 
 def decimal(value: float) -> str:
@@ -16,6 +19,18 @@ def decimal(value: float) -> str:
 def signed(value: float) -> str:
     """The same of a change: `+0.412`."""
     return f"{value:+.3f}" if abs(value) < WIDEST else f"{value:+.3g}"
+
+
+def around(
+    value: float, low: float, high: float, scale: tuple[float, float], end: Callable[[float], str] = decimal
+) -> str:
+    """An interval as `± 0.071`, its longer side; as `[0.439, 1.000]` where it keeps to a scale and that side would not.
+
+    scale: its least and its greatest value; end: how the ends of the interval are written.
+    """
+    side, (least, greatest) = max(high - value, value - low), scale
+    leaves = value - side < least - TOLERANCE or value + side > greatest + TOLERANCE
+    return f"[{end(low)}, {end(high)}]" if least <= low and high <= greatest and leaves else f"± {decimal(side)}"
 
 
 def amount(count: int, noun: str, plural: str = "") -> str:

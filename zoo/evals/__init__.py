@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
-from zoo.numbers import decimal
+from zoo.numbers import around, decimal
 from zoo.statistics import student
 
 if TYPE_CHECKING:
@@ -89,10 +89,11 @@ class Score:
         return {key: value for key, value in asdict(self).items() if key not in ("samples", "cases", "about")}
 
     def text(self) -> str:
-        """`0.412 ± 0.071 (n 120)`, with the longer side of the interval; without ± if there is no interval."""
+        """`0.412 ± 0.071 (n 120)`, with the longer side of the interval, or `1.000 [0.439, 1.000] (n 3)`, where that
+        side is longer than what is left of a share; without either if there is no interval."""
         if self.n and self.low == self.high:
             return f"{decimal(self.value)} (n {self.n}, {'all equal' if self.n > 1 else 'too few to tell more'})"
-        return f"{decimal(self.value)} ± {decimal(self.noise)} (n {self.n})"
+        return f"{decimal(self.value)} {around(self.value, self.low, self.high, (0.0, 1.0))} (n {self.n})"
 
     @property
     def noise(self) -> float:

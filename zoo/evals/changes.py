@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 from zoo.evals import Score, Z, mean_score, within_0_and_1
+from zoo.numbers import around, signed
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Change:
         if self.low is None or self.high is None or self.low == self.high:
             return None
         return max(self.high - self.value, self.value - self.low)
+
+    @property
+    def around(self) -> str:
+        """The interval as `± 0.087`; as `[-0.1, +0.9]` where the longer side would leave what shares can change."""
+        if self.low is None or self.high is None or self.noise is None:
+            return ""
+        return around(self.value, self.low, self.high, (-1.0, 1.0), signed)
 
     @property
     def sure(self) -> bool:
@@ -89,7 +97,10 @@ def _paired(by: float, first: Sequence[float], second: Sequence[float]) -> Chang
         return Change(by, low, high, n, True)
     difference = mean_score("", differences)
     # Cases are stored with a few digits, scores with all digits.
-    return Change(by, by + difference.low - difference.value, by + difference.high - difference.value, n, True)
+    low, high = by + difference.low - difference.value, by + difference.high - difference.value
+    if within_0_and_1([*first, *second]):
+        low, high = max(-1.0, low), min(1.0, high)
+    return Change(by, low, high, n, True)
 
 
 def _of_shares(differences: Sequence[float]) -> tuple[float, float]:

@@ -52,7 +52,7 @@ def ranking_eval(name: str, subject: Subject, records: list[dict[str, Any]]) -> 
         shares.append(sum(pair.right for pair in here) / len(here))
         pairs += here
     details = {"pairs": len(pairs), **compared(pairs), **distribution(*zip(*flat, strict=True))} if flat else {}
-    return mean_score(name, shares, details=details)
+    return mean_score(name, shares, (0.0, 1.0), details=details)
 
 
 def step_eval(name: str, subject: Subject, records: list[dict[str, Any]], zero: str = "") -> Score:

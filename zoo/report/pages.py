@@ -58,11 +58,6 @@ def signed(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else numbers.signed(value)
 
 
-def noise(value: float | None) -> str:
-    """` ± 0.087` after a change; empty if it is not known."""
-    return "" if value is None else f" ± {numbers.decimal(value)}"
-
-
 def interval(change: Mapping[str, Any]) -> str:
     """`+0.012 to +0.187` for a change, and whether it is not paired; a dash if it is not known."""
     if change["low"] is None or change["high"] is None:
@@ -89,7 +84,7 @@ def _environment() -> Any:
         undefined=StrictUndefined, finalize=finalize, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     filters: dict[str, Callable[[Any], Any]] = {
-        "shown": shown, "signed": signed, "noise": noise, "interval": interval, "said": said, "shortened": shortened,
+        "shown": shown, "signed": signed, "interval": interval, "said": said, "shortened": shortened,
         "shade": shade, "clean": clean,
     }  # fmt: skip
     environment.filters.update(filters)

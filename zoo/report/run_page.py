@@ -12,7 +12,7 @@ from zoo.contract import registry
 from zoo.data.report import each_part
 from zoo.errors import ZooError
 from zoo.evals import mean_score, within_0_and_1
-from zoo.evals.changes import change_of_values
+from zoo.evals.changes import Change, change_of_values
 from zoo.evals.kept_scores import changes_of, read_samples
 from zoo.options.config import TrainConfig
 from zoo.report import data_files, pages
@@ -125,20 +125,21 @@ def changes(run: Run) -> list[dict[str, Any]]:
     first, last = (run.read_json("heldout.json").get(when, {}).get("values", {}) for when in ("first", "last"))
     for name in (name for name in after if name in before):
         score = summary.get("scores", {}).get("after", {}).get(name) or _over_cases(last.get(name[len("val/") :], []))
-        noise = changed[name].noise if name in changed else _noise_of_cases(first, last, name)
+        change = changed[name] if name in changed else _change_of_cases(first, last, name)
         rows.append({
             "name": name, "before": before[name], "after": after[name], "change": after[name] - before[name],
-            "noise": noise, "low": score.get("low"), "high": score.get("high"), "n": score.get("n"),
+            "noise": change.noise, "around": change.around,
+            "low": score.get("low"), "high": score.get("high"), "n": score.get("n"),
         })  # fmt: skip
         if name in _token_losses(run):
             rows.append(_perplexity(rows[-1]))
     return rows
 
 
-def _noise_of_cases(first: Cases, last: Cases, name: str) -> float | None:
-    """Half the 95 % interval of the change of a held-out metric; None if its cases are not known."""
+def _change_of_cases(first: Cases, last: Cases, name: str) -> Change:
+    """The change of a held-out metric, without an interval if its cases are not known."""
     sides = [cases.get(name[len("val/") :], []) for cases in (first, last)]
-    return change_of_values(*sides).noise
+    return change_of_values(*sides)
 
 
 def _over_cases(values: list[float | None]) -> dict[str, Any]:
@@ -167,7 +168,7 @@ def _perplexity(row: dict[str, Any]) -> dict[str, Any]:
         key: None if row[key] is None else math.exp(min(row[key], 700.0)) for key in ("before", "after", "low", "high")
     }
     change = values["after"] - values["before"]  # type: ignore[operator]
-    return {**row, **values, "name": f"perplexity, exp({row['name']})", "change": change, "noise": None}
+    return {**row, **values, "name": f"perplexity, exp({row['name']})", "change": change, "noise": None, "around": ""}
 
 
 def explanations(algo: str) -> dict[str, str]:

@@ -13,7 +13,6 @@ from zoo.evals import share_score
 from zoo.evals.changes import change_of_values
 from zoo.evals.refusals import refusal_of
 from zoo.numbers import amount, signed
-from zoo.report.plots.axes import number
 from zoo.report.plots.bars import shares
 from zoo.report.plots.tables import Panel, Table
 from zoo.runs import Run
@@ -72,7 +71,7 @@ def _change(sides: Sequence[Sequence[bool]]) -> str:
     if len(first) != len(last):
         return ""
     change = change_of_values(first, last)
-    sure = f" ± {number(change.noise)} (95 %)" if change.noise is not None else ""
+    sure = f" {change.around} (95 %)" if change.around else ""
     return f"Change from first to last: {signed(change.value)}{sure}, on the same {amount(len(first), 'prompt')}."
 
 

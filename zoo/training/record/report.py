@@ -60,8 +60,8 @@ def closing_panel(console: Console, run: Run, summary: dict[str, Any]) -> None:
     for name in summary["after"]:
         if name in summary["before"]:
             old, new = summary["before"][name], summary["after"][name]
-            noise = changes[name].noise if name in changes else None
-            change = signed(new - old) + (f" ± {decimal(noise)}" if noise is not None else "")
+            sure = changes[name].around if name in changes else ""
+            change = f"{signed(new - old)} {sure}".strip()
             table.add_row(name, decimal(old), decimal(new), change)
     scored: list[Any] = [table] if table.row_count else []
     lines: list[Any] = [*scored, *_sample_lines(pairs), *_warning_lines(warnings), f"model   {run.model_path}"]
