@@ -68,9 +68,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_ignore_collect(collection_path, config):
-    """The quick tests alone are asked for: no other file need be imported."""
-    others = collection_path.stem.startswith("test_") and collection_path.stem not in QUICK
-    return True if others and config.option.markexpr == "quick" else None
+    """If the quick tests or those of the seam alone are asked for, no other file need be imported."""
+    wanted = {"quick": QUICK, "seam": SEAM, "seam and not slow": SEAM}.get(config.option.markexpr)
+    return True if wanted and collection_path.stem.startswith("test_") and collection_path.stem not in wanted else None
 
 
 @pytest.fixture(scope="session", autouse=True)
