@@ -251,8 +251,9 @@ def test_a_run_prints_json_lines_alone(tmp_path, monkeypatch, tiny_folder):
     monkeypatch.setattr("zoo.guards.bundled.Finite.look", lambda self, step, metrics: "a test objects")
     flags = [*flags, "--guards", "finite(action=warn)"]
     status, rows = log_of("train", "--name", "one", "--log-format", "json", *flags)
-    (warned,) = [row for row in rows if row["level"] == "warning"]
+    warned, *reported = [row for row in rows if row["level"] == "warning"]
     assert warned["event"] == "warning" and "A test objects" in warned["message"]
+    assert [row["message"] for row in reported] == Run(tmp_path / "runs" / "one").read_json("warnings.json")["warnings"]
     events = [row["event"] for row in rows]
     assert status == 0 and events[0] == "message" and events[-1] == "finished"
     steps = [row for row in rows if row["event"] == "step"]

@@ -16,7 +16,6 @@ from zoo.cli.completion import algorithm_names
 from zoo.contract import registry
 from zoo.data.encoding.named import named_templates
 from zoo.errors import ZooError, nearest
-from zoo.numbers import amount
 from zoo.options.points import OPTIMIZER, Point, is_points, known, shown
 from zoo.terminal import Console, print_json
 
@@ -231,7 +230,7 @@ def _list_kind(rows: list[dict[str, Any]], is_list: bool, as_json: bool, typed: 
     for row in rows:
         console.print(Text.assemble((row["name"], "bold"), f"  {row['description']}"))
         options = ", ".join(f"{key}={value}" for key, value in row["options"].items())
-        facts = f"{row['action']} by default; {amount(row['runs'], 'run')}; " if "action" in row else ""
+        facts = f"{row['action']} by default; {row['runs']} runs; " if "action" in row else ""
         console.print(Padding(Text(f"{facts}options: {options or 'none'}", style="dim"), (0, 0, 0, 2)))
     console.print(f"\n{typed}")
 

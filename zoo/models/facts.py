@@ -53,7 +53,7 @@ def describe(folder: Path) -> str:
     config = read_config(folder / "config.json")
     layers, (weights, exact) = config.get("num_hidden_layers"), weights_in(folder)
     parts = [str(config.get("model_type", "of an unnamed architecture"))]
-    parts += [amount(layers, "layer")] if layers else []
+    parts += [amount(layers, "layer")] if isinstance(layers, int) else []
     size = f"{weights / 1e9:.2f} B" if weights >= 1e9 else f"{weights / 1e6:.1f} M"
     parts += [f"{'' if exact else 'about '}{size} weights"] if weights else []
     return ", ".join(parts)
