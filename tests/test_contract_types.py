@@ -168,7 +168,7 @@ def pairs(count=3):
         (Loss.per_example(torch.zeros(2)), "2 values as values, and its micro-batch has 3 examples with 6 answers"),
         (Loss.per_example(torch.zeros(3), {"m": torch.zeros(2)}), "2 values as the metric 'm'"),
         (Loss.per_example(torch.zeros(3), {"m": torch.tensor(1.0)}), "a single number as the metric 'm'"),
-        (Loss.per_example(torch.zeros(3), {"m": (torch.zeros(3), torch.ones(1))}), "1 values as the metric 'm'"),
+        (Loss.per_example(torch.zeros(3), {"m": (torch.zeros(3), torch.ones(1))}), "1 value as the metric 'm'"),
         (Loss.per_example(torch.zeros(3), trains=("critik",)), "trains 'critik'.* Did you mean 'critic'"),
         (None, "returned NoneType, not a Loss"),
     ],
