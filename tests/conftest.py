@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from zoo.libraries.reliance import require
 from zoo.testing.tiny import make_model, make_tokenizer, write_folder
 
 torch.set_num_threads(1)
+# A test that writes a module anew within a second would be given the byte code of the one before.
+sys.dont_write_bytecode = True
 
 SEAM = {
     "test_libraries", "test_every_algorithm", "test_engine", "test_attention", "test_layout", "test_scoring",

@@ -120,7 +120,7 @@ def test_the_last_batch_is_never_smaller_than_the_number_of_processes():
 def test_fewer_records_than_processes_are_refused():
     with pytest.raises(ZooError, match="1 record cannot feed 2 processes"):
         loader(1, processes=2)
-    with pytest.raises(ZooError, match="0 records are not enough"):
+    with pytest.raises(ZooError, match="0 records cannot feed 1 process"):
         loader(0)
 
 

@@ -99,7 +99,7 @@ def test_an_exported_checkpoint_tells_its_step_and_no_score_of_the_end(train):
     run = train("sft", max_steps=3, keep_every=1, score="heldout_loss(limit=4)")
     exported(f"{run.path}@step-1", "early")
     card = card_in("early")
-    assert "for 1 steps" in card and "## Scores" not in card and front_of("early")["license"] == "other"
+    assert "for 1 step" in card and "## Scores" not in card and front_of("early")["license"] == "other"
     exported(run.path, "late", "--dtype", "bfloat16")
     assert "for 3 steps" in card_in("late") and "## Scores" in card_in("late")
 

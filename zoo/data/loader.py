@@ -135,8 +135,9 @@ class StepLoader(Loader):
         self.size = len(records) if size is None else size
         self._examples = max(1, round(epochs * self.size))
         if self.examples < processes or not records:
+            them = amount(processes, "process", "processes")
             raise ZooError(
-                f"{amount(len(records), 'record')} cannot feed {processes} processes: each needs one in every step.",
+                f"{amount(len(records), 'record')} cannot feed {them}: each needs one in every step.",
                 "Use fewer --devices or more data.",
             )
         steps = count_steps(self.examples, batch_size, processes)

@@ -63,6 +63,8 @@ def lines(
 ) -> Plot | None:  # fmt: skip
     """A line for each seed, in the colour of its name. None without a point.
 
+    If there are more seeds than marks, only the end of a line is marked.
+
     places: names of the positions on the x axis, if it has no numbers; levels: values by seed, drawn as a horizontal
     line at their mean with their range; at: a vertical line, and its name.
     """
@@ -89,7 +91,8 @@ def lines(
     for name, of_it in drawn.items():
         for seed, each in enumerate(of_it):
             axes.path(each, shades[name], "curve")
-            axes.parts += [mark(axes.x(x), axes.y(y), shades[name], seed) for x, y in each]
+            marked = each if len(of_it) <= len(MARKS) else each[-1:]
+            axes.parts += [mark(axes.x(x), axes.y(y), shades[name], seed) for x, y in marked]
     table = [(name, seed, x, y) for name, of_it in drawn.items() for seed, each in enumerate(of_it) for x, y in each]
     columns = ["series", "seed", x_label, y_label]
     return Plot(title, {"": axes.svg(title)}, columns, table, shades, note)

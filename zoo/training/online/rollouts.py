@@ -260,9 +260,8 @@ class Rollouts:
             for reason, count in seen.failures.items():
                 self.say(f"Step {step + 1}: {count} of {amount(seen.asked, 'reward')} are missing: {reason}")
             for reason, count in unsaid.items():
-                self.say(
-                    f"Step {step + 1}: missing are {count} of {amount(said + unsaid.total(), 'judgement')}: {reason}"
-                )
+                judgements = amount(said + unsaid.total(), "judgement")
+                self.say(f"Step {step + 1}: {count} of {judgements} are missing: {reason}")
             self.keep("rollout", f"step {step}", seen.samples(self.records, SHOWN))
             self.notify("rollout_end", step=step, metrics=self.metrics)
         if not judged and not self._seen.asked:
