@@ -27,9 +27,14 @@ quick: $(VENV)/.installed-dev
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# The tests that start many processes or runs: ten minutes.
+# The tests that take longest, and two thirds of the time of all: about half an hour.
 test-long: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) -m long
+
+# Measure anew which tests these are, into tests/longest.txt.
+.PHONY: longest
+longest: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest $(PARALLEL) -m 'not slow and not browser' --write-longest
 
 # The checks on the real model.
 test-slow: $(VENV)/.installed-dev

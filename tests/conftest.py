@@ -8,7 +8,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import copy
 import json
+import re
 import sys
+from bisect import bisect
+from collections import Counter
+from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
@@ -54,13 +58,39 @@ LONG = (
     "test_new_plugin", "test_cli", "test_training", "test_reproduce", "test_startup", "test_packaging", "test_tutorial",
 )  # fmt: skip
 """Files that take longest, in this order: they begin first, so that no process is left alone with one at the end."""
+LONGEST = Path(__file__).parent / "longest.txt"
+"""The tests that take longest and together two thirds of the time: they are `long`. `make longest` measures it anew."""
+ALWAYS = re.compile(
+    r"\[README\.md: |test_tutorial|test_new_plugin|test_third_party\.py::test_it_conforms|conforms\[(dpo|grpo)-"
+    r"|takes_it_and_has_everything|allowed_to_run"
+)
+"""Tests that `make test` runs however long they take: what a new user types, and a stranger's package."""
 SLOW_LIMIT = 3600
 """Seconds for a test that is marked `slow`."""
 
 
+def pytest_addoption(parser):
+    parser.addoption("--write-longest", action="store_true", help="write tests/longest.txt from the times of this run")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Write the tests that together take two thirds of the time, if this is asked for."""
+    if terminalreporter.config.option.write_longest:
+        seconds = Counter()
+        for report in chain(*map(terminalreporter.getreports, ("", "passed", "failed", "skipped"))):
+            seconds[report.nodeid] += report.duration
+        ordered = [name for name, _ in seconds.most_common()]
+        spent = list(accumulate(seconds[name] for name in ordered))
+        longest = ordered[: bisect(spent, spent[-1] * 2 / 3)]
+        LONGEST.write_text("".join(f"{name}\n" for name in sorted(longest) if not ALWAYS.search(name)), "utf-8")
+
+
 def pytest_collection_modifyitems(items):
+    longest = set(LONGEST.read_text(encoding="utf-8").splitlines())
     for item in items:
         slow = item.get_closest_marker("slow") is not None
+        if item.nodeid in longest:
+            item.add_marker("long")
         if item.path.stem in SEAM:
             item.add_marker("seam")
         if item.path.stem in QUICK and not slow and "tiny_folder" not in item.fixturenames:
@@ -72,7 +102,8 @@ def pytest_collection_modifyitems(items):
 
 def pytest_ignore_collect(collection_path, config):
     """If the quick tests or those of the seam alone are asked for, no other file need be imported."""
-    wanted = {"quick": QUICK, "seam": SEAM, "seam and not slow": SEAM}.get(config.option.markexpr)
+    asked = config.option.markexpr
+    wanted = QUICK if asked == "quick" else SEAM if asked.startswith("seam") else ()
     return True if wanted and collection_path.stem.startswith("test_") and collection_path.stem not in wanted else None
 
 
