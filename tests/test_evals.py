@@ -203,7 +203,7 @@ def test_a_reward_that_is_no_number_is_missing_and_one_too_few_is_the_plugins_fa
     prompts = [{"prompt": text} for text in ("a", "b")]
     score = reward_eval("reward", subject, prompts, lambda texts, records: [float("nan"), 1.0], GREEDY)
     assert (score.value, score.n, score.details["missing"]) == (1.0, 1, 1)
-    with pytest.raises(PluginError, match="gave 1 values for 2 answers"):
+    with pytest.raises(PluginError, match="gave 1 value for 2 answers"):
         reward_eval("reward", subject, prompts, lambda texts, records: [1.0], GREEDY)
 
 

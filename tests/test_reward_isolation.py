@@ -190,7 +190,7 @@ def test_a_batch_that_only_takes_too_long_is_scored_one_by_one_and_said_once(mak
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        ("few", "gave 1 values for 2 answers"),
+        ("few", "gave 1 value for 2 answers"),
         ("many", "gave 3 values for 2 answers"),
         ("number", "gave 1.0, not a number for each answer"),
         ("words", "'good' is not a number"),

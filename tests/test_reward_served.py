@@ -121,7 +121,7 @@ def test_a_number_that_is_too_large_says_the_limit(server):
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"), [({"rewards": [1.0]}, "gave 1 rewards for 3 answers"), ({"scores": 3}, "{'scores': 3}")]
+    ("given", "reason"), [({"rewards": [1.0]}, "gave 1 reward for 3 answers"), ({"scores": 3}, "{'scores': 3}")]
 )
 def test_other_answers_give_no_reward_and_say_why(server, given, reason):
     server.answer = lambda body, number: (200, given)

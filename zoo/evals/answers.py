@@ -14,6 +14,7 @@ from zoo.evals import Score, Subject, mean_score, ratio_score, share_score, with
 from zoo.evals.pairs import Pair
 from zoo.models.precision import autocast
 from zoo.models.scoring import balance_of, score_answers
+from zoo.numbers import amount
 from zoo.rewards.reward import Reward, Scored
 from zoo.rollout.engine import InProcessEngine, Sampling
 from zoo.values.types import Answer, TokenLogps
@@ -83,7 +84,9 @@ def reward_eval(
         values = reward(texts, records)
     rewards = [None if value is None or not math.isfinite(value) else value for value in values]
     if len(rewards) != len(texts):
-        raise PluginError(f"The reward of '{name}' gave {len(rewards)} values for {len(texts)} answers.")
+        raise PluginError(
+            f"The reward of '{name}' gave {amount(len(rewards), 'value')} for {amount(len(texts), 'answer')}."
+        )
     samples = [
         {"prompt": record["prompt"], "answer": text, "score": value, "cut": answer.cut}
         for record, text, value, answer in zip(records, texts, rewards, answers, strict=True)

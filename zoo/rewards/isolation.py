@@ -15,6 +15,7 @@ from multiprocessing import Pipe
 from typing import Any
 
 from zoo.contract.own_process import GRACE, LOADING, Failure, Target, end, ending, interpreter, memory_limit, place_in
+from zoo.numbers import amount
 from zoo.rewards.functions import Parameter, facts_of
 from zoo.rewards.missing import Missing, from_json
 
@@ -112,7 +113,7 @@ class Isolated:
                 self.close()
             raise
         if len(values) != len(completions):
-            raise Failure("count", f"gave {len(values)} values for {len(completions)} answers")
+            raise Failure("count", f"gave {amount(len(values), 'value')} for {amount(len(completions), 'answer')}")
         return [from_json(value) for value in values]
 
     def _started(self) -> Worker:

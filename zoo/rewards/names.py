@@ -13,6 +13,7 @@ from zoo.contract.source_text import place_of
 from zoo.errors import PluginError, ZooError, nearest
 from zoo.models.names import NotFound
 from zoo.models.start import resolve_start
+from zoo.numbers import amount
 from zoo.options.expression import Expression, Mention
 from zoo.rewards.functions import Function, facts_of, options_for, parameters_of, runs_in_process
 from zoo.rewards.isolation import Isolated
@@ -45,7 +46,8 @@ class Here:
         except (TypeError, ValueError) as error:
             raise PluginError(f"The reward '{self.name}' gave {returned!r:.80}: {error}.") from error
         if len(values) != len(completions):
-            raise PluginError(f"The reward '{self.name}' gave {len(values)} values for {len(completions)} answers.")
+            gave = f"{amount(len(values), 'value')} for {amount(len(completions), 'answer')}"
+            raise PluginError(f"The reward '{self.name}' gave {gave}.")
         return [from_json(value) for value in values]
 
     @property

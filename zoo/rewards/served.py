@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from zoo.errors import TrainingStopped, ZooError
 from zoo.http import BUSY, REDIRECTS, Server, ServerError
+from zoo.numbers import amount
 from zoo.rewards.functions import Say, in_process
 from zoo.rewards.missing import Missing
 from zoo.rewards.references import reference_of
@@ -115,8 +116,8 @@ def _read(answer: Any, count: int) -> list[float | None | Missing]:
     """The rewards in the server's answer; all missing if it is no list of so many."""
     rewards = answer.get("rewards") if isinstance(answer, Mapping) else answer
     if not isinstance(rewards, list) or len(rewards) != count:
-        got = f"{len(rewards)} rewards" if isinstance(rewards, list) else f"{answer!r:.60}"
-        return [Missing(f"the server gave {got} for {count} answers")] * count
+        got = amount(len(rewards), "reward") if isinstance(rewards, list) else f"{answer!r:.60}"
+        return [Missing(f"the server gave {got} for {amount(count, 'answer')}")] * count
     return [_number(reward) for reward in rewards]
 
 
