@@ -64,7 +64,7 @@ ALWAYS = re.compile(
     r"test_it_does_what_the_page_says|test_tutorial|test_new_plugin|test_third_party\.py::test_it_conforms"
     r"|conforms\[(dpo|grpo)-|takes_it_and_has_everything|allowed_to_run"
 )
-"""Tests that `make test` runs however long they take: the commands of the pages, which build on those before them, and a
+"""Tests that `make test` runs however long they take: the commands of the pages, which build on those before, and a
 stranger's package."""
 SLOW_LIMIT = 3600
 """Seconds for a test that is marked `slow`."""
