@@ -587,6 +587,17 @@ def test_the_plan_has_a_run_for_each_seed_that_is_named(place, tmp_path):
     shown = " ".join(shown.split())
     assert status == 0, err
     assert "4 runs in" in shown and re.search(r" dpo \d+ 4 .* sft \d+ 4 ", shown), shown
+    for words in (["dpo", "sft"], ["dpo,sft"]):  # algorithms as words, as `zoo train dpo` takes one
+        assert cli("compare", *words, *arguments[2:], "--dry-run") == (0, *cli("compare", *arguments, "--dry-run")[1:])
+
+
+def test_a_word_that_is_a_run_and_an_algorithm_is_the_run(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "dpo"
+    folder.mkdir(parents=True)
+    (folder / "run.yaml").write_text("algo: dpo\n")
+    status, _, err = cli("compare", "dpo", "sft", "--seeds", "3", "--dry-run")
+    assert status == 2 and "Finished runs are compared as they are" in err
 
 
 def test_mistakes_in_the_file_are_explained(tmp_path):

@@ -69,14 +69,16 @@ def command() -> Any:
     def compare(runs: Any = None, **core_options: Any) -> None:
         """Compare algorithms at equal compute, or finished runs.
 
-        With --algos, all are trained from the same model on the same number of tokens, and measured on the same
-        held-out rows; finished runs in the folder are reused. With two or more runs: the options that differ, and the
-        results.
+        Algorithms (--algos, or as words) are trained from the same model on the same number of tokens, and measured
+        on the same held-out rows; finished runs in the folder are reused. With two or more runs: the options that
+        differ, and the results.
         """
         own = {name: core_options.pop(name) for name, *_ in OWN}
         for name in PROCESSES:
             if core_options.pop(name) is not None:
                 refuse_processes(name, f"--{name.replace('_', '-')}")
+        if runs and not (own["algos"] or own["config"]) and _are_algorithms(runs):
+            own["algos"], runs = ",".join(runs), None
         if runs and (own["algos"] or own["config"]):
             raise ZooError("Give either runs or --algos, not both.", "Compare finished runs, or train with --algos.")
         if runs:
@@ -88,7 +90,9 @@ def command() -> Any:
     parameters = [
         inspect.Parameter(
             "runs", inspect.Parameter.POSITIONAL_OR_KEYWORD, default=None,
-            annotation=Annotated[list[str] | None, typer.Argument(metavar="RUN", help="Paths, names, or last.")],
+            annotation=Annotated[
+                list[str] | None, typer.Argument(metavar="RUN|ALGORITHM", help="Paths, names, or last; or algorithms.")
+            ],
         )
     ]  # fmt: skip
     parameters += [parameter(name, kind, info, default) for name, kind, info, default in OWN]
@@ -99,6 +103,16 @@ def command() -> Any:
     compare.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     compare.__annotations__ = {p.name: p.annotation for p in parameters}
     return compare
+
+
+def _are_algorithms(words: list[str]) -> bool:
+    """Whether `zoo compare dpo kto`, `zoo compare dpo,kto` and `zoo compare mild=dpo kto` name algorithms, not runs."""
+    from zoo.contract.registry import algorithms
+    from zoo.runs import is_run_name
+
+    known = {entry.name for entry in algorithms()}
+    named = [name.partition("=")[2] or name for word in words for name in word.split(",")]
+    return all(name in known for name in named) and not any(is_run_name(word) for word in words)
 
 
 def _refuse_without_effect(typed: dict[str, Any]) -> None:
