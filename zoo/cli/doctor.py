@@ -40,7 +40,7 @@ def doctor(as_json: Json = False) -> None:
     precision, reason = choose_precision("auto", accelerator)
     cache = cache_folder()
     free = shutil.disk_usage(cache if cache.exists() else os.getcwd()).free / 2**30
-    libraries = [_library(name) for name in releases.LIBRARIES]
+    libraries = _libraries()
     problems = [problem for library in libraries for problem in library["problems"]]
     problems += _plugin_problems() + _recipe_problems()
     if free < 5:
@@ -83,6 +83,15 @@ def _programs() -> str:
 
     why = lacking()
     return f"nothing holds those of the reward code: {why}. {remedy()}." if why else "held by the kernel"
+
+
+def _libraries() -> list[dict[str, Any]]:
+    with Console(stderr=True).status("Checking the libraries") as status:
+        found = []
+        for name in releases.LIBRARIES:
+            status.update(Text(f"Checking the libraries: {name}"))
+            found.append(_library(name))
+    return found
 
 
 def _library(name: str) -> dict[str, Any]:
