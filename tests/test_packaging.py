@@ -165,6 +165,13 @@ def test_the_image_holds_what_the_package_is_built_from():
     assert set(" ".join(copied).split()) == needed == {line[1:] for line in kept if line.startswith("!")}
 
 
+def test_actions_of_the_workflows_are_pinned_to_a_commit():
+    files = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+    used = [line.strip() for file in files for line in file.read_text().splitlines() if "uses:" in line]
+    assert len(files) >= 2 and len(used) > 5
+    assert not [line for line in used if not re.search(r"uses: [\w./-]+@[0-9a-f]{40} # v\d", line)]
+
+
 def test_malicious_versions_of_a_dependency_are_excluded():
     (lightning,) = [d for d in PROJECT["project"]["dependencies"] if d.startswith("lightning")]
     assert "!=2.6.2" in lightning and "!=2.6.3" in lightning
