@@ -11,6 +11,7 @@ from documented import ROOT
 from documented_folder import ROWS, RUNS
 
 from zoo.bundled.laboratory import plugin
+from zoo.cli.compare import are_algorithms
 from zoo.comparison.entrants import read_settings
 from zoo.contract import registry
 from zoo.contract.algorithm import DATA_KINDS
@@ -177,6 +178,8 @@ def check_label(values):
 
 
 def check_compare(values):
+    if values["runs"] and are_algorithms(values["runs"]):
+        values |= {"algos": ",".join(values["runs"]), "runs": None}
     if not values["runs"]:
         given = {key: values.pop(key) for key in ("algos", "seeds", "config", "sets")}
         common = {key: value for key, value in values.items() if key in COMMON}

@@ -31,6 +31,7 @@ from tiny_runs import on_terminal
 from zoo import scaffold
 from zoo.bundled import starter
 from zoo.bundled.laboratory import networks
+from zoo.cli.compare import are_algorithms
 from zoo.contract import registry
 from zoo.models import default
 from zoo.options.fields import options_of
@@ -397,7 +398,8 @@ def shortened(arguments):
     # Of the noise that the tiny model writes, few answers have a verdict.
     arguments = [word.replace("k=8)", "k=1)") for word in arguments]
     added = dict(SHORTER.get(arguments[0], {}))
-    if arguments[0] == "compare" and {"--algos", "--config"} & set(arguments):
+    words = [word for word in arguments[1:2] if not word.startswith("-")]
+    if arguments[0] == "compare" and (words and are_algorithms(words) or {"--algos", "--config"} & set(arguments)):
         arguments, added = without(arguments, "--tokens"), COMPARED
     if arguments[0] == "train" and named_algorithm(arguments).online():
         added |= ROLLOUTS

@@ -77,7 +77,7 @@ def command() -> Any:
         for name in PROCESSES:
             if core_options.pop(name) is not None:
                 refuse_processes(name, f"--{name.replace('_', '-')}")
-        if runs and not (own["algos"] or own["config"]) and _are_algorithms(runs):
+        if runs and not (own["algos"] or own["config"]) and are_algorithms(runs):
             own["algos"], runs = ",".join(runs), None
         if runs and (own["algos"] or own["config"]):
             raise ZooError("Give either runs or --algos, not both.", "Compare finished runs, or train with --algos.")
@@ -105,7 +105,7 @@ def command() -> Any:
     return compare
 
 
-def _are_algorithms(words: list[str]) -> bool:
+def are_algorithms(words: list[str]) -> bool:
     """Whether `zoo compare dpo kto`, `zoo compare dpo,kto` and `zoo compare mild=dpo kto` name algorithms, not runs."""
     from zoo.contract.registry import algorithms
     from zoo.runs import is_run_name
