@@ -583,15 +583,22 @@ def test_seeds_are_spelled_alike_in_the_file_and_on_the_command_line(tmp_path, w
 def test_the_plan_has_a_run_for_each_seed_that_is_named(place, tmp_path):
     out = tmp_path / "c"
     arguments = ["--algos", "dpo,sft", "--seeds", "3,8", "--max-steps", "2", "--out", str(out), *place.flags]
-    status, shown, err = cli("compare", *arguments, "--dry-run")
+    typed = cli("compare", *arguments, "--dry-run")
+    status, shown, err = typed
     shown = " ".join(shown.split())
     assert status == 0, err
     assert "4 runs in" in shown and re.search(r" dpo \d+ 4 .* sft \d+ 4 ", shown), shown
     for words in (["dpo", "sft"], ["dpo,sft"]):  # algorithms as words, as `zoo train dpo` takes one
-        assert cli("compare", *words, *arguments[2:], "--dry-run") == (0, *cli("compare", *arguments, "--dry-run")[1:])
+        assert cli("compare", *words, *arguments[2:], "--dry-run") == typed
 
 
-def test_a_word_that_is_a_run_and_an_algorithm_is_the_run(place, tmp_path, monkeypatch):
+@pytest.mark.parametrize("words", [["dpo", "kot"], ["kot", "dpo"], ["dpo,kot"], ["dpo@post-training-zoo", "kot"]])
+def test_a_mistyped_word_beside_an_algorithm_is_looked_for_among_algorithms(words):
+    status, _, err = cli("compare", *words, "--seeds", "3", "--dry-run")
+    assert status == 2 and "'kot'" in err and "kto" in err and "Finished runs" not in err
+
+
+def test_a_word_that_is_a_run_and_an_algorithm_is_the_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "runs" / "dpo"
     folder.mkdir(parents=True)

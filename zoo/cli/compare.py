@@ -106,13 +106,16 @@ def command() -> Any:
 
 
 def are_algorithms(words: list[str]) -> bool:
-    """Whether `zoo compare dpo kto`, `zoo compare dpo,kto` and `zoo compare mild=dpo kto` name algorithms, not runs."""
+    """Whether words such as `dpo kto`, `dpo,kto` or `mild=dpo kto` are meant as algorithms.
+
+    They are where one of them names an algorithm and none a run, so that the others are looked for among algorithms.
+    """
     from zoo.contract.registry import algorithms
     from zoo.runs import is_run_name
 
-    known = {entry.name for entry in algorithms()}
-    named = [name.partition("=")[2] or name for word in words for name in word.split(",")]
-    return all(name in known for name in named) and not any(is_run_name(word) for word in words)
+    known = {name for entry in algorithms() for name in (entry.name, entry.full_name)}
+    named = {name.partition("=")[2] or name for word in words for name in word.split(",")}
+    return bool(known & named) and not any(is_run_name(word) for word in words)
 
 
 def _refuse_without_effect(typed: dict[str, Any]) -> None:
