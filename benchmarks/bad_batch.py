@@ -87,7 +87,7 @@ def ends(seed: int, folder: Path) -> dict[str, tuple[float, float]]:
             f"{__file__}:Weighted", data=files[is_bad], eval_data=heldout, model=model, seed=seed, guards=guards,
             out=str(folder), name=f"run-{number}", **OPTIONS,
         )  # fmt: skip
-        losses = [row["loss"] for row in run.metrics if "loss" in row]
+        losses = [row["loss"] for row in run.log_history if "loss" in row]
         found[kind] = (losses[BAD], run.summary["after"]["val/loss"])
     return found
 

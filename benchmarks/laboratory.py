@@ -48,7 +48,7 @@ def policy(name: str, reward: str, weight: float, steps: int = 60) -> Run:
 
 def measured(run: Run, *names: str) -> list[tuple[float, ...]]:
     """The step and these metrics of every validation."""
-    return [(line["step"], *(line[name] for name in names)) for line in run.metrics if names[0] in line]
+    return [(line["step"], *(line[name] for name in names)) for line in run.log_history if names[0] in line]
 
 
 def line(run: Run, metric: str) -> list[tuple[float, float, float]]:
@@ -84,7 +84,7 @@ def frontier(folder: Path) -> None:
     print("| β | proxy | gold | KL | entropy |\n|---|---|---|---|---|")
     for name, run in runs.items():
         _, reward, gold, kl = measured(run, "val/reward", "val/gold", "val/kl")[-1]
-        entropy = [one["entropy"] for one in run.metrics if "entropy" in one][-1]
+        entropy = [one["entropy"] for one in run.log_history if "entropy" in one][-1]
         print(f"| {name[2:]} | {reward:.2f} | {gold:.2f} | {kl:.1f} | {entropy:.2f} |")
 
 
@@ -108,7 +108,7 @@ def collapse(folder: Path) -> None:
     for weight in WEIGHTS:
         found = [
             (one["step"], one["entropy"])
-            for one in policy(f"proxy-{weight}", "proxy", weight).metrics
+            for one in policy(f"proxy-{weight}", "proxy", weight).log_history
             if "entropy" in one
         ]
         lines[f"β {weight}"] = [(step, entropy, step) for step, entropy in found[::3]]

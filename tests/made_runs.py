@@ -53,7 +53,7 @@ def online_rows(steps=40, every=4, farthest=12.0):
 
 
 def warnings_of(run):
-    return run_warnings(run, Series(run.metrics), read_samples(run))
+    return run_warnings(run, Series(run.log_history), read_samples(run))
 
 
 def changed(rows, **values):

@@ -467,7 +467,9 @@ def test_a_full_disk_under_the_reference_cache_costs_nothing_but_reuse(run, monk
     monkeypatch.setenv("ZOO_CACHE", "other-cache")
     monkeypatch.setattr(ReferenceCache, "put", put)
     other = run("dpo", name="other", lr=1e-3)
-    assert [row["loss"] for row in other.metrics] == pytest.approx([row["loss"] for row in whole.metrics], abs=1e-5)
+    assert [row["loss"] for row in other.log_history] == pytest.approx(
+        [row["loss"] for row in whole.log_history], abs=1e-5
+    )
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_reuse(run, place, monkeypatch, capsys):

@@ -244,7 +244,7 @@ def test_a_card_explains_every_metric_of_a_run(place):
         run = trainer(place, "tiny")(algo, max_steps=1)
         explained = as_json("algos", algo, "--json")["metrics"]
         core = {"step", "epoch", "grad_norm", "lr", "num_tokens"}
-        assert set(run.metrics[0]) - core == set(explained)
+        assert set(run.log_history[0]) - core == set(explained)
 
 
 DIARY = """

@@ -732,7 +732,7 @@ def test_finished_runs_show_only_the_options_that_differ_and_the_differences(fin
     found = compare_runs(runs)
     assert found["options"] == {"seed": [0, 1]} and found["same_data"]
     metrics = {row["name"]: row for row in found["metrics"]}
-    last = [[row["val/loss"] for row in run.metrics if "val/loss" in row][-1] for run in runs]
+    last = [[row["val/loss"] for row in run.log_history if "val/loss" in row][-1] for run in runs]
     assert metrics["val/loss"]["values"] == last
     assert metrics["val/loss"]["deltas"] == [None, pytest.approx(last[1] - last[0])]
     scores = {row["name"]: row for row in found["scores"]}

@@ -223,13 +223,13 @@ def test_a_run_keeps_every_step_and_trains_on_revisions_and_helpful_rows(train):
     assert all(step["answer"] == other["revision"] for step, other in zip(steps[5:], steps[:5], strict=True))
     revised = sum(bool(step["revision"]) for step in steps)
     assert run.summary["steps"] == -(-2 * revised // 4)
-    last = run.metrics[-1]
+    last = run.log_history[-1]
     assert {"revision_loss", "helpful_loss"} & last.keys() and 0 <= last["mean_token_accuracy"] <= 1
 
 
 def test_without_helpful_rows_there_are_revisions_alone(train):
     run = train(helpful="none", rounds=1)
-    assert run.summary["steps"] == 2 and all("helpful_loss" not in row for row in run.metrics)
+    assert run.summary["steps"] == 2 and all("helpful_loss" not in row for row in run.log_history)
 
 
 def test_what_was_written_is_found_again(train, calls):

@@ -204,7 +204,7 @@ def test_every_python_example_is_valid():
 
 def test_the_algorithm_of_the_readme_trains_from_its_file(workplace):
     run = zoo.train("./simpo.py:SimPO", data="pairs.jsonl", gamma=0.5, quiet=True, **FAST)
-    steps = [row for row in run.metrics if "loss" in row]
+    steps = [row for row in run.log_history if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2]
     assert run.config["gamma"] == 0.5 and run.config["algo"] == "./simpo.py:SimPO"
     # −log σ(z) is convex, so the mean loss is at least that of the mean margin.
@@ -233,7 +233,7 @@ def test_the_python_example_of_the_readme_runs(workplace, monkeypatch, capsys):
     run, model = names["run"], names["model"]
     assert run.status == "finished" and run.config["beta"] == 0.2
     loss, place = capsys.readouterr().out.split()
-    assert float(loss) == run.metrics[-1]["loss"] and place == str(run.model_path)
+    assert float(loss) == run.log_history[-1]["loss"] and place == str(run.model_path)
     assert model.num_parameters() > 0 and names["tokenizer"].eos_token == "<|im_end|>"
 
 
@@ -254,7 +254,7 @@ def capitals(workplace, from_file):
 def test_the_plugin_of_the_contract_gives_data_a_score_and_a_diary(capitals, workplace):
     run = zoo.train("sft", data="capitals", score="capitals", quiet=True, **FAST)
     assert run.summary["scores"]["after"]["capitals"]["n"] == 2
-    assert "val/loss" in run.metrics[0], "the held-out countries are validated on"
+    assert "val/loss" in run.log_history[0], "the held-out countries are validated on"
     assert (workplace / "runs" / "diary.txt").read_text().startswith(f"{run.name}: loss ")
 
 
@@ -313,14 +313,14 @@ def test_the_short_algorithms_of_the_contract_train(name, workplace):
     source = next(content for _, content in blocks("docs/contract.md", "python") if f"class {name}(" in content)
     (workplace / "short.py").write_text(source)
     run = zoo.train("./short.py", data="pairs.jsonl", quiet=True, **FAST)
-    assert run.status == "finished" and len([row for row in run.metrics if "loss" in row]) == 2
+    assert run.status == "finished" and len([row for row in run.log_history if "loss" in row]) == 2
 
 
 def test_what_is_measured_reaches_the_loss(workplace):
     source = next(content for _, content in blocks("docs/contract.md", "python") if "class Centred(" in content)
     (workplace / "short.py").write_text(source)
     run = zoo.train("./short.py", data="pairs.jsonl", quiet=True, **{**FAST, "micro_tokens": 1})
-    assert run.metrics[-1]["advantage"] == pytest.approx(0, abs=1e-5), "the average is that of the whole step"
+    assert run.log_history[-1]["advantage"] == pytest.approx(0, abs=1e-5), "the average is that of the whole step"
 
 
 COUNTING = """
@@ -343,7 +343,7 @@ class Counting(Algorithm):
 def test_a_number_that_is_measured_is_added_up_over_the_step(workplace):
     (workplace / "counting.py").write_text(COUNTING)
     run = zoo.train("./counting.py", data="pairs.jsonl", quiet=True, **{**FAST, "micro_tokens": 1})
-    assert [row["examples"] for row in run.metrics if "loss" in row] == [FAST["batch_size"]] * 2
+    assert [row["examples"] for row in run.log_history if "loss" in row] == [FAST["batch_size"]] * 2
 
 
 def test_the_options_of_the_contract_become_flags_and_messages():
@@ -365,7 +365,7 @@ def test_the_wrapper_of_the_contract_adds_its_metric(workplace, monkeypatch):
     exec(source, vars(module))
     monkeypatch.setattr(registry, "plugin_modules", lambda: ((("late", module),), ()))
     run = zoo.train("./simpo.py:SimPO", data="pairs.jsonl", quiet=True, **FAST)
-    assert run.metrics[-1]["late"] == 0.0
+    assert run.log_history[-1]["late"] == 0.0
 
 
 def test_the_licence_is_the_one_that_the_package_names():

@@ -182,7 +182,7 @@ GREEDY = {"temperature": 0.0, "answers_per_prompt": 1, "max_new_tokens": 6, "rew
 
 
 def mean(runs, metric):
-    return sum(run.metrics[0][metric] for run in runs) / len(runs)
+    return sum(run.log_history[0][metric] for run in runs) / len(runs)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
@@ -190,14 +190,14 @@ def test_gkd_with_two_teachers_is_what_each_gives_apart(taught, share):
     how = {**GREEDY, "own_share": share, "beta": 0.3}
     both, apart = taught("gkd", **how), [taught("gkd", domain, **how) for domain in ("math", "code")]
     assert mean([both], "loss") == pytest.approx(mean(apart, "loss"), rel=1e-5)
-    assert apart[0].metrics[0]["loss"] != pytest.approx(apart[1].metrics[0]["loss"], rel=1e-4)
+    assert apart[0].log_history[0]["loss"] != pytest.approx(apart[1].log_history[0]["loss"], rel=1e-4)
 
 
 def test_opd_with_two_teachers_is_what_each_gives_apart(taught):
     both, apart = taught("opd", **GREEDY), [taught("opd", domain, **GREEDY) for domain in ("math", "code")]
-    tokens = [run.metrics[0]["rollout/length"] * 6 for run in apart]
-    expected = sum(run.metrics[0]["teacher_logp"] * n for run, n in zip(apart, tokens, strict=True)) / sum(tokens)
-    assert both.metrics[0]["teacher_logp"] == pytest.approx(expected, rel=1e-5)
+    tokens = [run.log_history[0]["rollout/length"] * 6 for run in apart]
+    expected = sum(run.log_history[0]["teacher_logp"] * n for run, n in zip(apart, tokens, strict=True)) / sum(tokens)
+    assert both.log_history[0]["teacher_logp"] == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_strangers_role_has_several_too_and_what_they_said_is_cached(taught, tmp_path, folders, monkeypatch):
@@ -214,7 +214,7 @@ def test_a_strangers_role_has_several_too_and_what_they_said_is_cached(taught, t
         raise AssertionError("computed again")
 
     monkeypatch.setattr(Reference, "_compute", compute)
-    assert taught(algo, teacher=None, guide=named(folders)).metrics[0]["frozen"] == both.metrics[0]["frozen"]
+    assert taught(algo, teacher=None, guide=named(folders)).log_history[0]["frozen"] == both.log_history[0]["frozen"]
 
 
 def test_the_name_of_a_part_is_the_domain_of_rows_without_one(taught, tmp_path, folders):
@@ -225,7 +225,7 @@ def test_the_name_of_a_part_is_the_domain_of_rows_without_one(taught, tmp_path, 
     mixed = taught("gkd", own_share=1.0, data=parts, **GREEDY)
     for domain in folders:
         apart = taught("gkd", domain, own_share=1.0, **GREEDY)
-        assert mixed.metrics[0][f"loss/{domain}"] == pytest.approx(mean([apart], "loss"), rel=1e-5)
+        assert mixed.log_history[0][f"loss/{domain}"] == pytest.approx(mean([apart], "loss"), rel=1e-5)
 
 
 def test_a_stream_has_domains(taught, folders):
@@ -246,7 +246,7 @@ def test_rows_without_a_domain_or_with_another_one_are_told(taught, tmp_path, fo
     with pytest.raises(ZooError, match=r"Row 3 of \S+ has the domain 'maths', .* Did you mean 'math'\?") as told:
         taught("gkd", data=data)
     assert told.value.hint.endswith("or add a model: --teacher …,maths=MODEL.")
-    assert taught("gkd", data=data, columns="domain=subject").metrics
+    assert taught("gkd", data=data, columns="domain=subject").log_history
     with pytest.raises(ZooError, match="Row 1 of other has the domain 'other', and"):
         write_rows(tmp_path / "other.jsonl", demonstrations(4))
         taught("gkd", data=f"'{data}'(columns='domain=subject') + '{tmp_path / 'other.jsonl'}'")
@@ -279,7 +279,7 @@ def test_two_sharded_processes_are_one(taught, tmp_path, tiny_folder, folders):
     )
     assert [process.returncode for process in done] == [0, 0], done[0].stderr
     two = Run(tmp_path / "runs" / "two")
-    for a, b in zip(one.metrics, two.metrics, strict=True):
+    for a, b in zip(one.log_history, two.log_history, strict=True):
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
 
 

@@ -52,9 +52,9 @@ def test_the_finished_model_is_torchs_average_and_validation_sees_it(train, step
     assert len(found) == len(wanted)
     for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other)
-    last = [row for row in run.metrics if "val/loss" in row][-1]["val/loss"]
+    last = [row for row in run.log_history if "val/loss" in row][-1]["val/loss"]
     again = train("sft", name="again", model=str(run.model_path), max_steps=1, eval_data=held_out)
-    first = next(row["val/loss"] for row in again.metrics if "val/loss" in row)
+    first = next(row["val/loss"] for row in again.log_history if "val/loss" in row)
     assert first == pytest.approx(last, rel=1e-5)
 
 

@@ -202,7 +202,7 @@ def train(tmp_path, tiny_folder, monkeypatch):
 def test_a_run_is_rewarded_by_its_environment(train):
     run = train(eval_every=2)
     assert run.config["reward"] == "environment"
-    rows = [row for row in run.metrics if "rollout/reward" in row]
+    rows = [row for row in run.log_history if "rollout/reward" in row]
     assert len(rows) == 2 and all(row["rollout/missing"] == 0.0 for row in rows)
     samples = [json.loads(line) for line in (run.path / "samples.jsonl").read_text().splitlines()]
     assert {sample["messages"][0]["role"] for sample in samples} == {"user"}
@@ -221,7 +221,7 @@ def test_an_environment_that_cannot_be_made_is_refused_before_the_model_is_loade
 def test_what_raises_is_in_the_folder_of_the_run(train):
     run = train(environment="mine.py:Counting(fault=odd)")
     assert "LookupError: lost in begin" in (run.path / "environment.log").read_text()
-    missing = [row["rollout/missing"] for row in run.metrics if "rollout/missing" in row]
+    missing = [row["rollout/missing"] for row in run.log_history if "rollout/missing" in row]
     assert 0.0 < sum(missing) < len(missing)
 
 
@@ -244,7 +244,7 @@ def test_killed_in_the_middle_of_an_episode(train, tmp_path):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     zoo.resume(tmp_path / "runs" / "broken", quiet=True)
     broken = Run(tmp_path / "runs" / "broken")
-    assert differences(broken, whole) == 0.0 and broken.metrics == whole.metrics
+    assert differences(broken, whole) == 0.0 and broken.log_history == whole.log_history
     assert same_bytes(broken, whole, "samples.jsonl")
 
 

@@ -46,6 +46,6 @@ def test_two_steps_with_a_checkpoint_a_report_and_a_model_that_loads(algo, lora,
         run = run_of(algo, tmp_path, tiny_folder, lora=lora)
         model, tokenizer = run.load()
     assert run.status == "finished" and (run.path / "report.html").is_file()
-    assert all(math.isfinite(row["loss"]) for row in run.metrics) and run.metrics[-1]["step"] == 2
+    assert all(math.isfinite(row["loss"]) for row in run.log_history) and run.log_history[-1]["step"] == 2
     assert (run.path / "checkpoints" / "step-2" / "manifest.json").is_file()
     assert hasattr(model, "score") == (HEADS[algo] == "scalar") and tokenizer.chat_template

@@ -216,10 +216,10 @@ def assert_two_processes_and_small_micro_batches_give_the_same(run, folder, rows
         "train", "--algo", "sft", "--model", str(folder), "--data", str(rows), *flags, cwd=tmp_path,
         ZOO_CACHE=str(tmp_path / "cache-two"),
     )  # fmt: skip
-    assert len(run.metrics) == 3
+    assert len(run.log_history) == 3
     assert [one.returncode for one in done] == [0, 0], done[0].stdout + done[0].stderr
     (other,) = (tmp_path / "two").iterdir()
-    for first, second in zip(run.metrics, Run(other).metrics, strict=True):
+    for first, second in zip(run.log_history, Run(other).log_history, strict=True):
         assert first.keys() == second.keys()
         assert [first[name] for name in first] == pytest.approx([second[name] for name in first], rel=1e-3, abs=1e-5)
 

@@ -258,7 +258,7 @@ def test_a_run_prints_json_lines_alone(tmp_path, monkeypatch, tiny_folder):
     assert status == 0 and events[0] == "message" and events[-1] == "finished"
     steps = [row for row in rows if row["event"] == "step"]
     assert [row["step"] for row in steps] == [1, 2] and steps[1]["metrics"]["tokens_per_second"] > 0
-    first = next(row for row in Run(tmp_path / "runs" / "one").metrics if "lr" in row)
+    first = next(row for row in Run(tmp_path / "runs" / "one").log_history if "lr" in row)
     assert steps[0]["metrics"]["loss"] == first["loss"]
     assert "validation" in events and rows[-1]["metrics"]["val/loss"] > 0
     status, rows = log_of("resume", "one", "--log-format=json")

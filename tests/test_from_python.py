@@ -270,7 +270,7 @@ def mixed(train, tmp_path):
 def test_rows_by_name_are_a_part_of_a_mixture_as_a_file_of_them_is(mixed):
     files = mixed(data="0.75*mine.jsonl + 0.25*other.jsonl")
     rows = mixed(data=MIXED, sources={"mine": pandas_frame(ROWS)})
-    assert same_bytes(rows, files, "metrics.jsonl") and "loss/mine" in rows.metrics[1]
+    assert same_bytes(rows, files, "metrics.jsonl") and "loss/mine" in rows.log_history[1]
     assert all(torch.equal(value, weights(rows)[name]) for name, value in weights(files).items())
     parts = rows.read_json("data.json")["train"]["parts"]
     assert rows.config["data"] == MIXED and parts["mine"]["type"] == "pandas.DataFrame" and "type" not in parts["other"]

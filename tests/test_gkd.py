@@ -117,16 +117,18 @@ def test_a_run_comes_to_its_teacher_and_does_not_depend_on_the_cut(runs):
     train, _, teacher = runs
     whole, cut = (train(teacher=teacher, epochs=6, **more) for more in ({}, {"micro_tokens": 60}))
     assert differences(whole, cut) < 1e-4
-    losses = [row["loss"] for row in whole.metrics]
+    losses = [row["loss"] for row in whole.log_history]
     assert sum(losses[-4:]) < 0.8 * sum(losses[:4])
-    assert {row["own"] for row in whole.metrics} - {0.0, 1.0} and not any("rollout/reward" in r for r in whole.metrics)
+    assert {row["own"] for row in whole.log_history} - {0.0, 1.0} and not any(
+        "rollout/reward" in r for r in whole.log_history
+    )
 
 
 def test_the_parts_of_a_mixture_count_given_answers_and_own_ones(runs, tmp_path):
     train, _, teacher = runs
     files = [write_rows(tmp_path / f"{name}.jsonl", demonstrations(6, seed=i)) for i, name in enumerate("ab")]
     done = train(teacher=teacher, data=" + ".join(map(str, files)), batch_size=12, max_steps=1, eval_fraction=0.0)
-    (row,) = done.metrics
+    (row,) = done.log_history
     assert 0 < row["own"] < 1
     for name in ("loss", "own"):
         assert (row[f"{name}/a"] + row[f"{name}/b"]) / 2 == pytest.approx(row[name], rel=1e-4)
@@ -140,7 +142,7 @@ def test_stored_log_probs_make_the_run_of_the_teacher_in_memory(runs, tmp_path, 
     live = train(teacher=teacher, own_share=0.0, teacher_top_k=5, epochs=2, beta=0.3)
     stored = train(data=out, stored=True, own_share=0.0, epochs=2, beta=0.3)
     assert differences(live, stored) < 1e-4
-    for one, other in zip(live.metrics, stored.metrics, strict=True):
+    for one, other in zip(live.log_history, stored.log_history, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
     rows = [json.loads(line) for line in (tmp_path / "taught.jsonl").read_text().splitlines()]
     write_rows(tmp_path / "other.jsonl", [{**row, "completion": "another answer"} for row in rows])
@@ -161,5 +163,5 @@ def test_a_teacher_of_the_family_with_a_padded_vocabulary_teaches_as_one_without
     save(model, Path(wide))
     plain, padded = (train(teacher=name, max_steps=2, beta=0.3) for name in (teacher, wide))
     assert read_config(Path(wide) / "config.json")["vocab_size"] == words + 64
-    for one, other in zip(plain.metrics, padded.metrics, strict=True):
+    for one, other in zip(plain.log_history, padded.log_history, strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)

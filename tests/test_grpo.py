@@ -673,6 +673,6 @@ def test_a_run_begins_with_the_identities_and_does_not_depend_on_the_cut(variant
     whole, cut = train("grpo", **given), train("grpo", **given, micro_tokens=20)
     assert differences(whole, cut) < 1e-4
     for name, value in GRPO.conformance["start"].items():
-        assert whole.metrics[0][name] == value
-    assert whole.metrics[1]["approx_kl"] > 0
-    assert whole.metrics[0].get("kl_k3", 0.0) == pytest.approx(0.0, abs=1e-6)
+        assert whole.log_history[0][name] == value
+    assert whole.log_history[1]["approx_kl"] > 0
+    assert whole.log_history[0].get("kl_k3", 0.0) == pytest.approx(0.0, abs=1e-6)

@@ -103,7 +103,7 @@ def events(run):
     """The rows of metrics.jsonl in which a guard acted: step, and what it did."""
     return {
         row["step"]: sorted(name for name in row if name.startswith("guards/"))
-        for row in run.metrics if any(name.startswith("guards/") for name in row)
+        for row in run.log_history if any(name.startswith("guards/") for name in row)
     }  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def events(run):
 def test_a_rollback_is_as_if_the_steps_since_the_checkpoint_were_left_out(train, tmp_path, capsys, step, back_to, out):
     run = train(guards=f"at(action=rollback, steps={step})", quiet=False)
     assert events(run) == {step: ["guards/at/rollback", "guards/back_to"]}
-    assert run.metrics[step - 1]["guards/back_to"] == back_to and run.metrics[step - 1]["skipped"] == 1
+    assert run.log_history[step - 1]["guards/back_to"] == back_to and run.log_history[step - 1]["skipped"] == 1
     assert run.summary["guards"] == {"at": {"rollback": 1}}
     assert (run.summary["steps"], run.summary["skipped_steps"]) == (9, step - back_to)
     assert f"Back to step {back_to}; the steps since then are left out" in capsys.readouterr().out
@@ -171,9 +171,9 @@ def test_a_kill_around_a_rollback_changes_no_bit(train, tmp_path):
     """At step 7 the run is stopped with a checkpoint of its own; the rollback still goes back to that of step 6."""
     whole = assert_repeated(train, tmp_path, {4: signal.SIGKILL, 7: signal.SIGTERM}, **ADAPTERS, **TWO)
     assert events(whole) == {step: ["guards/at/rollback", "guards/back_to"] for step in (4, 8)}
-    assert [row["guards/back_to"] for row in whole.metrics if "guards/back_to" in row] == [0, 6]
-    rates = [row["lr"] for row in train(name="calm").metrics]
-    assert [round(row["lr"] / rate * 1e-1, 6) for row, rate in zip(whole.metrics, rates, strict=True)] == [
+    assert [row["guards/back_to"] for row in whole.log_history if "guards/back_to" in row] == [0, 6]
+    rates = [row["lr"] for row in train(name="calm").log_history]
+    assert [round(row["lr"] / rate * 1e-1, 6) for row, rate in zip(whole.log_history, rates, strict=True)] == [
         *[1.0] * 4, *[0.5] * 4, 0.25,
     ]  # fmt: skip
 
@@ -219,7 +219,7 @@ def test_a_last_step_that_breaks_the_weights_writes_no_model(train, tmp_path):
 def test_a_rollback_with_a_lower_rate_saves_a_run_whose_weights_broke(train):
     run = train(lr=1e38, rollback_lr=1e-41, save_every=1, guards="finite(action=rollback)", max_rollbacks=1)
     assert run.status == "finished" and run.summary["guards"] == {"finite": {"rollback": 1}}
-    assert run.metrics[-1]["loss"] < run.metrics[0]["loss"]
+    assert run.log_history[-1]["loss"] < run.log_history[0]["loss"]
 
 
 def test_more_rollbacks_than_are_allowed_stop_the_run(train):
@@ -254,7 +254,7 @@ def test_the_loss_of_each_row_is_kept_where_it_is_a_number(train):
     assert len(kept) == 4 and kept[0]["objections"][0]["action"] == "warn"
     tokens = [len(line["texts"]["completion"]) for line in kept]
     assert all(isinstance(line["loss"], float) for line in kept) and all(tokens)
-    assert min(line["loss"] for line in kept) <= run.metrics[1]["loss"] <= max(line["loss"] for line in kept)
+    assert min(line["loss"] for line in kept) <= run.log_history[1]["loss"] <= max(line["loss"] for line in kept)
 
 
 def test_two_processes_decide_alike_and_keep_the_rows_of_both(tmp_path, tiny_folder, plugged):
@@ -273,7 +273,7 @@ def test_two_processes_decide_alike_and_keep_the_rows_of_both(tmp_path, tiny_fol
                          ZOO_CACHE=str(tmp_path / "cache"))  # fmt: skip
     assert [one.returncode for one in done] == [0, 0], done[0].stdout + done[0].stderr + done[1].stderr
     run = Run(tmp_path / "runs" / "two")
-    assert run.summary["guards"] == {"at": {"rollback": 1}} and run.metrics[3]["guards/back_to"] == 2
+    assert run.summary["guards"] == {"at": {"rollback": 1}} and run.log_history[3]["guards/back_to"] == 2
     assert len({line["row"] for line in offending(run)}) == 4 == len(offending(run))
 
 
@@ -303,15 +303,15 @@ def roll(train, tmp_path):
 def test_a_skip_of_a_rollout_passes_over_all_steps_that_it_serves(roll, monkeypatch):
     monkeypatch.setattr(Plugin, "guards", hookimpl(lambda self: {"at": OfRollout}))
     run = roll(guards="at(action=skip, steps=5)")
-    assert [row["step"] for row in run.metrics if "skipped" in row] == [5, 6, 7, 8]
+    assert [row["step"] for row in run.log_history if "skipped" in row] == [5, 6, 7, 8]
     assert run.summary["skipped_steps"] == 4 and run.summary["guards"]["at"] == {"skip": 1}
 
 
 def test_a_rollback_within_a_rollout_passes_over_the_rest_of_it_and_a_kill_changes_no_bit(roll, tmp_path):
     options = {"guards": "at(action=rollback, steps=6)", "algo": "grpo", "beta": 0.1, "reference_every": 4}
     whole = assert_repeated(roll, tmp_path, {7: signal.SIGKILL}, **options)
-    assert [row["step"] for row in whole.metrics if "skipped" in row] == [6, 7, 8]
-    assert whole.metrics[5]["guards/back_to"] == 3
+    assert [row["step"] for row in whole.log_history if "skipped" in row] == [6, 7, 8]
+    assert whole.log_history[5]["guards/back_to"] == 3
     assert whole.summary["skipped_steps"] == 5, "those since step 3, and the rest of the rollout"
 
 
@@ -543,7 +543,7 @@ class Sick(Algorithm):
 def test_a_bad_number_wherever_it_comes_from_skips_the_step(train, tmp_path, options):
     algo = plugin_file(tmp_path, SICK.replace('float("nan")', f'float("{options.pop("value", "nan")}")'))
     run = train(algo, data=data_for("sft", tmp_path), epochs=1, **options)
-    assert [row.get("skipped") for row in run.metrics] == [None, 1.0, None]
+    assert [row.get("skipped") for row in run.log_history] == [None, 1.0, None]
     assert run.summary["guards"] == {"finite": {"skip": 1}} and {line["step"] for line in offending(run)} == {2}
     assert all(value.isfinite().all() for value in weights(run).values())
 
@@ -562,8 +562,8 @@ def flat(completions, records):
 def test_rewards_that_are_no_numbers_are_missing_and_leave_the_weights_finite(roll, tmp_path):
     (tmp_path / "scores.py").write_text(SCORES)
     run = roll(reward=f"{tmp_path / 'scores.py'}:odd", max_steps=4)
-    assert run.metrics[0]["rollout/missing"] == 0.5 and run.summary["guards"]["missing_rewards"] == {"warn": 1}
-    assert all(math.isfinite(row["loss"]) for row in run.metrics)
+    assert run.log_history[0]["rollout/missing"] == 0.5 and run.summary["guards"]["missing_rewards"] == {"warn": 1}
+    assert all(math.isfinite(row["loss"]) for row in run.log_history)
     assert all(value.isfinite().all() for value in weights(run).values())
 
 
@@ -572,7 +572,7 @@ def test_rewards_that_are_all_equal_teach_nothing_and_are_told(roll, tmp_path, c
     options = {"reward": f"{tmp_path / 'scores.py'}:flat", "minibatches": 1, "rollout_epochs": 1, "epochs": 4.0}
     run = roll("grpo", **options, answers_per_prompt=2, lr=0.1, quiet=False)
     assert run.summary["guards"]["constant_reward"] == {"warn": run.summary["steps"] - 2}
-    assert all(math.isfinite(value) for row in run.metrics for value in row.values())
+    assert all(math.isfinite(value) for row in run.log_history for value in row.values())
     assert capsys.readouterr().out.count("every reward of the last 3 rollouts was 0.5".capitalize()) == 1
     start = load_file(Path(run.config["model"]) / "model.safetensors")
     assert all(value.equal(start[name]) for name, value in weights(run).items()), "no advantage, no gradient"

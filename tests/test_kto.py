@@ -169,8 +169,8 @@ def test_the_estimate_of_a_run_is_that_of_the_whole_texts(tmp_path, tiny_folder)
         logps = [model(ids).logits[0, :-1].log_softmax(-1) for model in (policy, start)]
         each = torch.stack([one.gather(-1, ids[0, 1:, None])[:, 0] for one in logps])[:, len(answer.prompt) - 1 :]
         ratios.append((each[0] - each[1])[other.mask].sum())
-    assert run.metrics[0]["kl"] == pytest.approx(float(torch.stack(ratios).mean().detach()), abs=1e-4)
-    assert abs(run.metrics[0]["kl"]) > 0.1
+    assert run.log_history[0]["kl"] == pytest.approx(float(torch.stack(ratios).mean().detach()), abs=1e-4)
+    assert abs(run.log_history[0]["kl"]) > 0.1
 
 
 @pytest.mark.parametrize("prompts", [[[1]], [[4], [4], [4]]])
@@ -334,5 +334,5 @@ def test_a_run_says_in_plain_lines_how_the_marks_are_balanced(tmp_path, tiny_fol
     printed = capsys.readouterr()
     assert "Note: 2 good and 6 bad answers" in printed.out and "--desirable-weight 3" in printed.out
     assert "UserWarning" not in printed.out + printed.err
-    share = run.metrics[0]["desirable"]
+    share = run.log_history[0]["desirable"]
     assert losses(run)[0] == pytest.approx(0.5 * (3 * share + 1 - share), rel=1e-5)

@@ -44,7 +44,7 @@ def test_the_loss_is_the_mean_over_all_tokens_of_the_step():
 
 def test_a_run_pretrains_on_text_with_the_schedule_of_its_paper(train, tmp_path):
     run = train("lm", data=texts(tmp_path), schedule="wsd(decay_share=0.5)", warmup=0, epochs=2, lr=1e-3)
-    assert [row["lr"] for row in run.metrics if "lr" in row] == pytest.approx(
+    assert [row["lr"] for row in run.log_history if "lr" in row] == pytest.approx(
         [1e-3 * factor for factor in (1, 1, 1, 1, 1, 0.75, 0.5, 0.25)]
     )
     assert losses(run)[-1] < losses(run)[0]

@@ -347,9 +347,9 @@ def test_a_run_says_how_often_it_reads_each_part_and_measures_each(two, capsys):
         "The mixture, by examples: chat 1.5 times (33 examples, 75.0%), maths 0.5 times (11 examples, 25.0%)." in told
     )
     assert "Held out for validation: 4 records (chat 2, maths 2)." in told
-    row = run.metrics[1]
+    row = run.log_history[1]
     assert row["loss/chat"] != row["loss/maths"] and "mean_token_accuracy/maths" in row
-    assert {"val/loss", "val/loss/chat", "val/loss/maths"} <= set(run.metrics[0])
+    assert {"val/loss", "val/loss/chat", "val/loss/maths"} <= set(run.log_history[0])
     facts = run.read_json("data.json")["train"]
     assert facts["source"] == MIXED and facts["rows"] == 48
     assert facts["parts"]["chat"]["examples"] == 33 and facts["parts"]["maths"]["times"] == 0.5
@@ -360,7 +360,7 @@ def test_a_run_says_how_often_it_reads_each_part_and_measures_each(two, capsys):
 def test_the_numbers_of_the_parts_add_up_to_those_of_all(two):
     run = two(data="chat.jsonl + maths.jsonl", eval_fraction=0.1, max_steps=1)
     cases = run.read_json("heldout.json")["last"]["values"]
-    row, first = run.metrics[1], run.metrics[0]
+    row, first = run.log_history[1], run.log_history[0]
     assert min(row["loss/chat"], row["loss/maths"]) < row["loss"] < max(row["loss/chat"], row["loss/maths"])
     assert len(cases["mean_token_accuracy"]) == 4 if "mean_token_accuracy" in cases else True
     assert min(first["val/loss/chat"], first["val/loss/maths"]) < first["val/loss"]
@@ -423,7 +423,7 @@ def test_a_prompt_that_is_held_out_is_not_trained_on_in_the_decay_phase(train, t
 
 def test_data_to_validate_on_has_parts_and_no_weights(two):
     run = two(data="chat.jsonl", eval_data="chat.jsonl(limit=4) + maths.jsonl(limit=6, name=sums)", max_steps=1)
-    assert {"val/loss/chat", "val/loss/sums"} <= set(run.metrics[0]) and "loss/chat" not in run.metrics[1]
+    assert {"val/loss/chat", "val/loss/sums"} <= set(run.log_history[0]) and "loss/chat" not in run.log_history[1]
     with pytest.raises(ZooError, match="--eval-data 0.5[*]chat.jsonl .* has weights"):
         two(data="chat.jsonl", eval_data="0.5*chat.jsonl + maths.jsonl")
 
@@ -460,7 +460,7 @@ def test_two_processes_learn_from_a_mixture_what_one_learns(two, tmp_path, tiny_
     both = Run(folder)
     assert differences(single, both) < 1e-5
     for name in ("loss", "loss/chat", "loss/maths"):
-        values = [[row[name] for row in run.metrics if name in row] for run in (single, both)]
+        values = [[row[name] for row in run.log_history if name in row] for run in (single, both)]
         assert values[0] == pytest.approx(values[1], abs=1e-5, rel=1e-4), name
 
 
@@ -479,7 +479,7 @@ def test_records_that_are_prepared_stay_with_their_part(train, tmp_path):
     run = train("kto", data="3*a.jsonl + b.jsonl")
     parts = run.read_json("data.json")["train"]["parts"]
     assert parts["a"]["examples"] == 3 * parts["b"]["examples"]
-    assert {"loss/a", "loss/b"} <= set(run.metrics[0])
+    assert {"loss/a", "loss/b"} <= set(run.log_history[0])
 
 
 def test_records_of_the_decay_phase_are_prepared_too(train, tmp_path):
@@ -487,7 +487,7 @@ def test_records_of_the_decay_phase_are_prepared_too(train, tmp_path):
     write_rows(tmp_path / "b.jsonl", preferences(12, seed=4))
     options = {"schedule": "wsd(decay_share=0.5)", "epochs": 1, "warmup": 0}
     run = train("kto", data="a.jsonl", decay_data="b.jsonl", **options)
-    rows_of = [row for row in run.metrics if "loss" in row]
+    rows_of = [row for row in run.log_history if "loss" in row]
     assert len(rows_of) == 6, "24 answers of a, four a step"
     assert all("loss/a" in row and "loss/b" not in row for row in rows_of[:3])
     assert all("loss/b" in row and "loss/a" not in row for row in rows_of[3:])
@@ -506,5 +506,5 @@ def test_prompts_are_mixed_too(train, tmp_path):
     run = train("grpo", data="3*a.jsonl + b.jsonl", eval_fraction=0.2, eval_prompts=4, batch_size=8, **options)
     parts = run.read_json("data.json")["train"]["parts"]
     assert [one["examples"] for one in parts.values()] == [9, 3]
-    assert {"loss/a", "loss/b", "rollout/reward/a", "rollout/reward/b"} <= set(run.metrics[1])
-    assert {"val/reward/a", "val/kl/b"} <= set(run.metrics[0]) and len(losses(run)) == 3
+    assert {"loss/a", "loss/b", "rollout/reward/a", "rollout/reward/b"} <= set(run.log_history[1])
+    assert {"val/reward/a", "val/kl/b"} <= set(run.log_history[0]) and len(losses(run)) == 3

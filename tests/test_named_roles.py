@@ -60,8 +60,8 @@ def test_a_teacher_scores_as_a_reference_of_the_same_model_does(beside, other_fo
     taught = beside("teacher", teacher=str(other_folder))
     anchored = beside("reference", reference=str(other_folder))
     assert taught.config["teacher"] == str(other_folder)
-    assert [row["frozen"] for row in taught.metrics] == [row["frozen"] for row in anchored.metrics]
-    assert [row["loss"] for row in taught.metrics] == [row["loss"] for row in anchored.metrics]
+    assert [row["frozen"] for row in taught.log_history] == [row["frozen"] for row in anchored.log_history]
+    assert [row["loss"] for row in taught.log_history] == [row["loss"] for row in anchored.log_history]
 
 
 def test_what_a_teacher_said_is_cached_by_content(beside, other_folder, monkeypatch):
@@ -72,7 +72,7 @@ def test_what_a_teacher_said_is_cached_by_content(beside, other_folder, monkeypa
 
     monkeypatch.setattr(Reference, "_compute", compute)
     again = beside("teacher", teacher=str(other_folder), lr=1e-4)
-    assert [row["frozen"] for row in again.metrics] == [row["frozen"] for row in first.metrics]
+    assert [row["frozen"] for row in again.log_history] == [row["frozen"] for row in first.log_history]
 
 
 def test_without_a_teacher_a_run_says_what_to_type(beside):
@@ -93,7 +93,7 @@ def test_a_teacher_is_kept_as_frozen_matrices_are(beside, other_folder, options)
         pytest.importorskip("bitsandbytes")
     plain = beside("teacher", teacher=str(other_folder))
     rounded = beside("teacher", teacher=str(other_folder), **options)
-    for a, b in zip(plain.metrics, rounded.metrics, strict=True):
+    for a, b in zip(plain.log_history, rounded.log_history, strict=True):
         assert a["frozen"] != b["frozen"] and a["frozen"] == pytest.approx(b["frozen"], rel=0.1)
 
 
@@ -133,13 +133,13 @@ def test_a_role_of_a_plugin_starts_as_the_policy_or_as_a_model_that_is_named(
 ):
     def run(start, **options):
         monkeypatch.setitem(globals(), "BESIDE", "from zoo.api import Role\n" + OWN.replace("START", start))
-        return [row["frozen"] for row in beside("guide", **options).metrics]
+        return [row["frozen"] for row in beside("guide", **options).log_history]
 
     start = run("")
     named = run("", guide=str(other_folder))
     monkeypatch.undo()
-    anchored = [row["frozen"] for row in beside("reference").metrics]
-    taught = [row["frozen"] for row in beside("teacher", teacher=str(other_folder)).metrics]
+    anchored = [row["frozen"] for row in beside("reference").log_history]
+    taught = [row["frozen"] for row in beside("teacher", teacher=str(other_folder)).log_history]
     assert start == anchored and named == taught
 
 

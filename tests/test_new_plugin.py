@@ -52,10 +52,10 @@ def test_every_kind_trains_as_it_is_written(place, kind, monkeypatch, tiny_folde
     )
     made = trainer(place, tiny_folder)(name, data=str(folder / "rows.jsonl"), **{"epochs": 8, "lr": 3e-3, **online})
     # Rewards rise, losses fall.
-    found = [row["rollout/reward"] * -1 if online else row["loss"] for row in made.metrics if "loss" in row]
+    found = [row["rollout/reward"] * -1 if online else row["loss"] for row in made.log_history if "loss" in row]
     assert sum(found[-3:]) < sum(found[:3]), "it learns its own rows"
     declared = registry.load_algorithm(name)[1].metrics
-    assert set(declared) <= set(made.metrics[-1]) | {name for row in made.metrics for name in row}
+    assert set(declared) <= set(made.log_history[-1]) | {name for row in made.log_history for name in row}
 
 
 @pytest.mark.long

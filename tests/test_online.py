@@ -66,7 +66,7 @@ def whole(tmp_path_factory, tiny_folder):
 
 
 def rows_with(run, name):
-    return [row for row in run.metrics if name in row]
+    return [row for row in run.log_history if name in row]
 
 
 def test_a_rollout_serves_its_steps_and_says_what_it_saw(train):
@@ -131,10 +131,10 @@ def test_samples_tell_which_answers_were_cut():
 
 def test_beginnings_of_answers_are_scored_and_counted_nowhere(train):
     whole, begun = train("Reinforce"), train("Beginnings")
-    rollout = [{name: value for name, value in row.items() if "rollout/" in name} for row in begun.metrics]
-    assert rollout == [{name: value for name, value in row.items() if "rollout/" in name} for row in whole.metrics]
+    rollout = [{name: value for name, value in row.items() if "rollout/" in name} for row in begun.log_history]
+    assert rollout == [{name: value for name, value in row.items() if "rollout/" in name} for row in whole.log_history]
     assert (begun.path / "samples.jsonl").read_bytes() == (whole.path / "samples.jsonl").read_bytes()
-    asked = [row["asked"] for row in begun.metrics if "asked" in row]
+    asked = [row["asked"] for row in begun.log_history if "asked" in row]
     assert asked and all(asked), "their rewards were given"
 
 
@@ -202,7 +202,7 @@ def test_two_processes_give_what_one_gives(train, tmp_path, tiny_folder, algo):
     (path,) = (tmp_path / "two").iterdir()
     double = Run(path)
     assert differences(single, double) < 1e-5
-    for a, b in zip(single.metrics, double.metrics, strict=True):
+    for a, b in zip(single.log_history, double.log_history, strict=True):
         assert a.keys() == b.keys()
         assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
 
@@ -443,7 +443,7 @@ def test_a_head_that_reads_the_states_of_the_policys_pass_learns_what_it_would_f
     alone = train("ActorCritic", **given)
     assert 2 * spared == sum(passes), "one pass for both"
     assert "lora" in options or differences(sharing, alone) < 1e-5
-    for a, b in zip(sharing.metrics, alone.metrics, strict=True):
+    for a, b in zip(sharing.log_history, alone.log_history, strict=True):
         assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
 
 

@@ -128,10 +128,10 @@ def test_a_run_goes_on_over_steps_without_a_pair_and_does_not_depend_on_the_cut(
     train = start_run(tmp_path, tiny_folder)
     whole, cut = train("online-dpo"), train("online-dpo", micro_tokens=20)
     assert differences(whole, cut) < 1e-4
-    dropped = [row["dropped"] for row in whole.metrics if "dropped" in row]
+    dropped = [row["dropped"] for row in whole.log_history if "dropped" in row]
     assert max(dropped) == 1.0 > min(dropped)
-    for row in whole.metrics:
+    for row in whole.log_history:
         assert ("loss" in row) == (row["dropped"] < 1)
-    first = next(row for row in whole.metrics if "loss" in row)
-    assert whole.summary["skipped_steps"] == sum(row["dropped"] == 1 for row in whole.metrics)
+    first = next(row for row in whole.log_history if "loss" in row)
+    assert whole.summary["skipped_steps"] == sum(row["dropped"] == 1 for row in whole.log_history)
     assert first["step"] > 1 or first["loss"] == pytest.approx(math.log(2), abs=1e-5)

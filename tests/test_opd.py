@@ -101,12 +101,12 @@ def test_a_run_does_not_depend_on_the_cut_and_needs_no_reward(tmp_path, tiny_fol
     how = {"teacher": teacher_folder, "reward": None, "answers_per_prompt": 2}
     whole, cut = train("opd", **how), train("opd", **how, micro_tokens=40)
     assert differences(whole, cut) < 1e-4
-    assert not any("rollout/reward" in row for row in whole.metrics) and "rollout/length" in whole.metrics[0]
-    assert "rollout/reward" in train("opd", teacher=teacher_folder, answers_per_prompt=2).metrics[0]
+    assert not any("rollout/reward" in row for row in whole.log_history) and "rollout/length" in whole.log_history[0]
+    assert "rollout/reward" in train("opd", teacher=teacher_folder, answers_per_prompt=2).log_history[0]
 
 
 def test_a_policy_comes_to_its_teacher(tmp_path, tiny_folder, teacher_folder):
     run = start_run(tmp_path, tiny_folder)("opd", teacher=teacher_folder, lr=1e-2, epochs=28, answers_per_prompt=4)
-    distance = [row["reverse_kl"] for row in run.metrics if "reverse_kl" in row]
+    distance = [row["reverse_kl"] for row in run.log_history if "reverse_kl" in row]
     # Of few answers it is noisy: 20 steps of it are compared.
     assert sum(distance[-20:]) < 0.7 * sum(distance[:20])

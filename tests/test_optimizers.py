@@ -385,7 +385,7 @@ def test_former_options_are_understood_and_told(train, capsys):
         adam_beta1=0.8, adam_beta2=0.95, adam_eps=1e-5, schedule="wsd", decay_share=0.5, name="before", quiet=False
     )
     assert before.config["optimizer"] == now.config["optimizer"] and before.config["schedule"] == now.config["schedule"]
-    assert before.metrics == now.metrics
+    assert before.log_history == now.log_history
     told = capsys.readouterr().out.replace("\n", " ")
     assert "adam_beta2 (keyword argument) belongs to adamw by now: write optimizer 'adamw(beta1=0.8, beta2=0.95" in told
     with pytest.raises(

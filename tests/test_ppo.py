@@ -427,10 +427,10 @@ def test_a_run_begins_with_the_identities_and_does_not_depend_on_the_cut(given, 
     whole, cut = train("ppo", **given), train("ppo", **given, micro_tokens=20)
     assert differences(whole, cut) < 1e-4
     for name, value in PPO.conformance["start"].items():
-        assert whole.metrics[0][name] == value
-    assert any(row["approx_kl"] > 0 for row in whole.metrics[1:] if "approx_kl" in row)
-    assert whole.metrics[0].get("kl", 0.0) == pytest.approx(0.0, abs=1e-5)
-    assert ("ptx_loss" in whole.metrics[0]) == ("ptx_weight" in given)
+        assert whole.log_history[0][name] == value
+    assert any(row["approx_kl"] > 0 for row in whole.log_history[1:] if "approx_kl" in row)
+    assert whole.log_history[0].get("kl", 0.0) == pytest.approx(0.0, abs=1e-5)
+    assert ("ptx_loss" in whole.log_history[0]) == ("ptx_weight" in given)
 
 
 def test_a_value_within_the_clip_is_never_held_by_rounding():
@@ -457,9 +457,9 @@ def test_the_pretraining_mix_may_be_another_source_than_the_prompts(kind, tmp_pa
         # All but the first token, and the end of the text.
         found = torch.tensor([[*ids, tokenizer.eos_token_id]])
         expected = float(model(input_ids=found, labels=found).loss)
-        assert run.metrics[0]["ptx_loss"] == pytest.approx(expected, rel=1e-4)
+        assert run.log_history[0]["ptx_loss"] == pytest.approx(expected, rel=1e-4)
     else:
-        assert run.metrics[0]["ptx_loss"] > run.metrics[-1]["ptx_loss"]
+        assert run.log_history[0]["ptx_loss"] > run.log_history[-1]["ptx_loss"]
 
 
 def test_a_critic_may_begin_as_a_reward_model(tmp_path, tiny_folder):
@@ -467,7 +467,7 @@ def test_a_critic_may_begin_as_a_reward_model(tmp_path, tiny_folder):
     pairs = [{"prompt": row["prompt"], "chosen": row["completion"], "rejected": "no"} for row in demonstrations(8)]
     judged = trainer(tmp_path, tiny_folder)("rm", data=write_rows(tmp_path / "pairs.jsonl", pairs), lr=1e-2)
     run = start("ppo", critic="own", critic_model=str(judged.path), precision="32-true")
-    assert run.metrics[0]["value"] != 0 and start("ppo", precision="32-true").metrics[0]["value"] == 0
+    assert run.log_history[0]["value"] != 0 and start("ppo", precision="32-true").log_history[0]["value"] == 0
 
 
 def test_a_critic_or_reference_with_other_tokens_is_refused(tmp_path, tiny_folder):

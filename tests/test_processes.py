@@ -71,7 +71,7 @@ def test_a_mixture_on_two_processes_is_that_of_one(one, tmp_path, tiny_folder):
     for done in two_processes(*arguments, cwd=tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
     double = only_run(tmp_path)
-    assert "loss/b" in double.metrics[1] and "val/loss/a" in double.metrics[0]
+    assert "loss/b" in double.log_history[1] and "val/loss/a" in double.log_history[0]
     assert_same_runs(single, double)
 
 

@@ -64,7 +64,7 @@ def test_a_run_with_a_function_goes_on_with_the_same_one_only(train, tmp_path):
     prompts = write_rows(tmp_path / "prompts.jsonl", [{"prompt": f"Say {i}."} for i in range(12)])
     options = {**ONLINE, "algo": "grpo", "data": prompts, "reward": short, "max_steps": 2}
     whole = train(**options, name="whole", save_every=1)
-    assert any(row.get("rollout/reward", 0) < 0 for row in whole.metrics)
+    assert any(row.get("rollout/reward", 0) < 0 for row in whole.log_history)
     run = broken_run(train, 1, **options, save_every=1)
     with pytest.raises(ZooError, match=r"python:reward stands for an object(.|\n)*zoo.resume\(.*reward=…"):
         zoo.resume(run, quiet=True)
@@ -136,7 +136,7 @@ def test_a_run_is_evaluated_compared_and_chatted_with(train, tmp_path):
 
 def test_the_frame_has_a_row_for_each_step_and_validations_as_columns(train):
     run = train(rows=24, max_steps=3, eval_every=1, eval_fraction=0.2)
-    frame = run.frame
+    frame = run.metrics
     assert list(frame.index) == [0, 1, 2, 3] and {"loss", "val/loss"} <= set(frame.columns)
     assert frame.iloc[-1][["loss", "val/loss"]].notna().all() and frame.loc[1:, "loss"].notna().all()
 

@@ -208,7 +208,7 @@ def test_a_reference_that_training_begins_at_is_whole_beside_a_reward_model_that
     options = {"data": data, "reward": reward, "kl_coef": 0.1, "max_steps": 1, "batch_size": 8, "max_new_tokens": 4}
     done = train("ppo", quantize="nf4", quiet=False, **options)
     assert "The reference is not quantised: it must equal the weights" in " ".join(capsys.readouterr().out.split())
-    kl = [row["kl"] for row in done.metrics if "kl" in row]
+    kl = [row["kl"] for row in done.log_history if "kl" in row]
     assert kl and kl[0] == pytest.approx(0, abs=1e-5)
 
 

@@ -92,10 +92,10 @@ def test_the_curves_are_those_of_the_metrics(run):
     plot = next(plot for plot in content(run)["plots"]["Training"] if plot.title == "loss")
     assert set(plot.names) == {"held-out", "training"} and list(plot.svgs) == ["step", "tokens"]
     loss = plot.svg
-    rows = [row for row in run.metrics if "loss" in row]
+    rows = [row for row in run.log_history if "loss" in row]
     for row in rows:
         assert f"training: {number(row['loss'])} at step {row['step']}" in loss
-    assert loss.count("held-out: ") == len([row for row in run.metrics if "val/loss" in row])
+    assert loss.count("held-out: ") == len([row for row in run.log_history if "val/loss" in row])
 
 
 def test_the_closing_panel_names_the_report(tmp_path, tiny_folder, monkeypatch):
@@ -146,7 +146,7 @@ def test_a_report_that_cannot_be_written_does_not_cost_the_run(tmp_path, tiny_fo
 def test_held_out_metrics_are_kept_case_by_case_at_the_start_and_at_the_end(tmp_path, tiny_folder):
     run = trainer(tmp_path, tiny_folder)("dpo", rows=20, max_steps=3, lr=1e-2, eval_fraction=0.4, eval_every=2)
     kept = run.read_json("heldout.json")
-    validations = [row for row in run.metrics if "val/loss" in row]
+    validations = [row for row in run.log_history if "val/loss" in row]
     assert [row["step"] for row in validations] == [0, 2, 3]
     for when, row in (("first", validations[0]), ("last", validations[-1])):
         assert kept[when]["step"] == row["step"]
@@ -162,7 +162,7 @@ def test_the_report_shows_what_each_token_of_three_held_out_answers_cost(tmp_pat
     """The mean over all their tokens is the held-out loss, where the three are all that is held out."""
     held_out = write_rows(tmp_path / "held.jsonl", demonstrations(3, seed=9))
     run = trainer(tmp_path, tiny_folder)("sft", eval_data=held_out, max_steps=3, lr=1e-2, **options)
-    kept, validations = run.read_json("token-losses.json"), [row for row in run.metrics if "val/loss" in row]
+    kept, validations = run.read_json("token-losses.json"), [row for row in run.log_history if "val/loss" in row]
     for when, row in (("first", validations[0]), ("last", validations[-1])):
         assert (kept[when]["step"], len(kept[when]["answers"])) == (row["step"], 3)
         costs = [cost for answer in kept[when]["answers"] for _, cost in answer["tokens"] if cost is not None]

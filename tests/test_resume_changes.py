@@ -97,7 +97,7 @@ def test_an_edited_run_yaml_is_refused_with_both_values_and_may_be_accepted(run)
     assert "seed" not in error.message and "batch_size was 4, is 2" in error.message
     done = zoo.resume(run.path, quiet=True, allow_change=list(edits))
     assert done.is_complete and done.summary["steps"] == 5
-    assert [row["lr"] for row in done.metrics if "lr" in row] == [1e-3, 1e-3, 0.5, 0.5, 0.5], "it is taken"
+    assert [row["lr"] for row in done.log_history if "lr" in row] == [1e-3, 1e-3, 0.5, 0.5, 0.5], "it is taken"
     assert sorted(changes_of(done)) == sorted((name, "value", 2) for name in edits)
     assert "Resumed after step 2: lr was 0.001, and is 0.5 since." in (done.path / "report.html").read_text()
 
@@ -283,7 +283,7 @@ def test_rows_that_are_lost_are_told(run, name, change, said):
 def test_lost_rows_can_be_accepted_and_stay_on_record(run):
     edit(run.path / "metrics.jsonl", lambda rows: [rows[0], *rows[2:]])
     done = zoo.resume(run.path, quiet=True, allow_change=["records"])
-    assert [row["step"] for row in done.metrics if "loss" in row] == [2, 3, 4, 5, 6]
+    assert [row["step"] for row in done.log_history if "loss" in row] == [2, 3, 4, 5, 6]
     assert changes_of(done) == [("records", "metrics.jsonl", 2)]
 
 
@@ -292,7 +292,7 @@ def test_what_a_kill_leaves_behind_the_checkpoint_is_cut_off(run):
         with (run.path / name).open("a") as stream:
             stream.write('{"step": 4, "loss": 1.0}\n{"step": 5, "lo')
     done = zoo.resume(run.path, quiet=True)
-    assert [row["step"] for row in done.metrics if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in done.log_history if "loss" in row] == [1, 2, 3, 4, 5, 6]
     assert changes_of(done) == []
 
 
@@ -389,7 +389,7 @@ def test_a_run_without_a_usable_checkpoint_begins_again_only_if_that_is_accepted
     error = refused(run)
     assert "checkpoint (step-2) was usable, is not" in error.message
     done = zoo.resume(run.path, quiet=True, allow_change=["checkpoint"])
-    assert [row["step"] for row in done.metrics if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in done.log_history if "loss" in row] == [1, 2, 3, 4, 5, 6]
 
 
 # -- whose code it is ----------------------------------------------------------------------------------------------

@@ -74,9 +74,9 @@ def train(tmp_path, tiny_folder):
 
 def test_training_goes_on_without_the_answers_that_have_no_reward(train, capfd):
     run = train("some", epochs=4.8)
-    rows = [row for row in run.metrics if "rollout/missing" in row]
+    rows = [row for row in run.log_history if "rollout/missing" in row]
     assert any(0 < row["rollout/missing"] < 1 for row in rows)
-    assert all(math.isfinite(row["loss"]) for row in run.metrics if "loss" in row)
+    assert all(math.isfinite(row["loss"]) for row in run.log_history if "loss" in row)
     assert all(value.isfinite().all() for value in weights(run).values())
     said = " ".join(capfd.readouterr().out.split())
     assert "rewards are missing" in said and "ValueError: cannot say" in said
@@ -92,7 +92,7 @@ def test_a_reward_that_always_hangs_stops_training_with_its_line(train):
 
 def test_rollouts_without_any_reward_are_said_and_counted(train, capfd):
     run = train("forgetful", epochs=4.8)
-    missing = [row["rollout/missing"] for row in run.metrics if "rollout/missing" in row]
+    missing = [row["rollout/missing"] for row in run.log_history if "rollout/missing" in row]
     assert missing == [0, 1, 0, 1, 1, 0]
     assert run.summary["unrewarded_rollouts"] == 3 and run.summary["skipped_steps"] == 6
     said = " ".join(capfd.readouterr().out.split())

@@ -210,7 +210,7 @@ def test_the_model_judges_itself_without_any_reward_of_the_run(tmp_path, tiny_fo
     whole, cut = train("rlaif", **given, quiet=False), train("rlaif", **given, micro_tokens=20)
     assert "no reward" not in capsys.readouterr().out, "there is none that could be missing"
     assert differences(whole, cut) < 1e-4
-    rows = [row for row in whole.metrics if "grade" in row]
+    rows = [row for row in whole.log_history if "grade" in row]
     assert rows and all(1 <= row["grade"] <= 10 and row["ratio"] == 1.0 for row in rows)
     assert all("rollout/length" in row and "rollout/reward" not in row and "gold" not in row for row in rows)
     assert ("value_loss" in rows[0]) == (baseline == "value")
@@ -220,9 +220,9 @@ def test_the_run_shows_grades_and_gold_of_held_out_prompts(tmp_path, tiny_folder
     train = start_run(tmp_path, tiny_folder)
     data = str(tmp_path / "prompts.jsonl")
     run = train("rlaif", minibatches=1, rollout_epochs=1, answers_per_prompt=4, eval_data=data, eval_every=1)
-    last = [row for row in run.metrics if "val/grade" in row][-1]
+    last = [row for row in run.log_history if "val/grade" in row][-1]
     assert 1 <= last["val/grade"] <= 10 and {"val/reward", "val/kl"} <= last.keys()
-    assert any("gold" in row for row in run.metrics)
+    assert any("gold" in row for row in run.log_history)
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])

@@ -31,7 +31,7 @@ def test_a_new_run_has_its_configuration_command_and_environment(tmp_path):
     assert (run.path / "command.txt").read_text() == "zoo train\n"
     environment = run.read_json("environment.json")
     assert environment["packages"]["torch"][0].isdigit() and "path" not in str(environment).lower()
-    assert run.status == "unfinished" and run.metrics == [] and run.summary == {}
+    assert run.status == "unfinished" and run.log_history == [] and run.summary == {}
 
 
 def test_unnamed_runs_are_numbered_past_those_that_exist(tmp_path):
@@ -90,7 +90,7 @@ def test_folders_that_are_no_runs_are_not_listed(tmp_path):
 def test_metrics_are_read_in_order_and_a_last_line_cut_by_a_kill_is_left_out(tmp_path):
     run = make(tmp_path)
     (run.path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.5}\n{"step": 3, "lo')
-    assert [row["step"] for row in run.metrics] == [1, 2]
+    assert [row["step"] for row in run.log_history] == [1, 2]
 
 
 def test_json_files_are_replaced_whole(tmp_path, monkeypatch):
@@ -225,7 +225,7 @@ def test_a_damaged_row_is_named_with_its_line(tmp_path):
     run = make(tmp_path, "mine")
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2\n{"step": 3}\n{"st')
     with pytest.raises(ZooError, match=r"metrics\.jsonl:2 is damaged: Expecting") as caught:
-        _ = run.metrics
+        _ = run.log_history
     assert "remove this line, and reports go without it" in caught.value.hint
 
 

@@ -239,7 +239,7 @@ def test_rankings_train_the_same_whatever_the_micro_batch(train, tmp_path):
     first = train("rm", data=data, lr=1e-3)
     second = train("rm", data=data, lr=1e-3, micro_tokens=60, layout="padded")
     assert scores_of(first.model_path) == pytest.approx(scores_of(second.model_path), abs=1e-4)
-    assert first.metrics[0]["num_tokens"] > 0
+    assert first.log_history[0]["num_tokens"] > 0
 
 
 def test_several_answers_to_a_prompt_reach_a_batch_together_and_are_counted():
@@ -259,7 +259,7 @@ def test_a_reward_is_left_as_it_is_on_request(train, tmp_path):
 def test_steps_train(train, tmp_path):
     rows = [{"prompt": f"count {i}", "steps": ["one", "two", "cat"], "labels": [1, 1, 0]} for i in range(12)]
     run = train("prm", data=write_rows(tmp_path / "steps.jsonl", rows), lr=1e-2, epochs=3)
-    assert run.metrics[-1]["accuracy"] == 1.0
+    assert run.log_history[-1]["accuracy"] == 1.0
     assert scalar.unit_of(run.load()[0]) == "step"
     status, out, err = cli("eval", run.path, "--eval", f"step_accuracy(data={tmp_path / 'steps.jsonl'})", "--json")
     assert status == 0, err

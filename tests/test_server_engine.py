@@ -490,7 +490,7 @@ def train(tmp_path, tiny_folder):
 
 def test_a_run_learns_from_a_servers_answers_and_hands_it_the_weights_of_every_step(train, server):
     run = train(engine=f"vllm(url={server.url})")
-    gaps = [row["rollout/engine_gap"] for row in run.metrics if "rollout/engine_gap" in row]
+    gaps = [row["rollout/engine_gap"] for row in run.log_history if "rollout/engine_gap" in row]
     assert len(gaps) == 3 and max(gaps) < 1e-4
     assert len(server.asked["/collective_rpc"]) == 3
     ours, theirs = load_weights(run.path / "model"), server.model.state_dict()
@@ -501,7 +501,7 @@ def test_a_run_learns_from_a_servers_answers_and_hands_it_the_weights_of_every_s
 
 def test_a_budget_of_a_run_cuts_its_answers(train):
     run = train(token_budget=4)
-    for row in (row for row in run.metrics if "rollout/length" in row):
+    for row in (row for row in run.log_history if "rollout/length" in row):
         assert row["rollout/length"] <= 4 and row["rollout/cut"] > 0
 
 

@@ -120,7 +120,9 @@ def test_rollouts_are_written_in_step(both, tmp_path, algo, options):
     data = write_rows(tmp_path / "prompts.jsonl", tiny_rows("prompt", 10))
     first, second = both(algo, data=data, **ROLLOUTS, **options)
     assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
-    assert [row.get("rollout/length") for row in first.metrics] == [row.get("rollout/length") for row in second.metrics]
+    assert [row.get("rollout/length") for row in first.log_history] == [
+        row.get("rollout/length") for row in second.log_history
+    ]
 
 
 @pytest.mark.long
@@ -131,9 +133,9 @@ def test_a_role_is_renewed_again_and_again(both, tmp_path, options):
     how = {**ROLLOUTS, "max_steps": 5, "epochs": 3, **options}
     del how["reward"]
     first, second = both("spin", data=data, **how)
-    assert [row["iteration"] for row in first.metrics] == [0, 1, 2, 3, 4]
+    assert [row["iteration"] for row in first.log_history] == [0, 1, 2, 3, 4]
     assert losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
-    for a, b in zip(first.metrics, second.metrics, strict=True):
+    for a, b in zip(first.log_history, second.log_history, strict=True):
         assert a["logps/generated"] == pytest.approx(b["logps/generated"], rel=1e-4)
         assert a["rewards/real"] == pytest.approx(b["rewards/real"], abs=1e-4)
 

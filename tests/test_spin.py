@@ -69,14 +69,14 @@ def test_the_opponent_becomes_the_policy_before_each_iteration_but_the_first():
 def test_a_run_plays_against_the_policy_of_an_iteration_ago(tmp_path, tiny_folder):
     start, data = trainer(tmp_path, tiny_folder), write_rows(tmp_path / "rows.jsonl", demonstrations(12))
     how = {"data": data, "minibatches": 1, "rollout_epochs": 2, "max_new_tokens": 6, "lr": 3e-3, "epochs": 2}
-    rows = start("spin", iteration_rollouts=2, max_steps=8, **how).metrics
+    rows = start("spin", iteration_rollouts=2, max_steps=8, **how).log_history
     # What an opponent wrote is no sign that the engine has other weights than the trainer.
     assert not any("rollout/engine_gap" in row for row in rows)
     assert [row["iteration"] for row in rows] == [0, 0, 0, 0, 1, 1, 1, 1]
     # With the policy as it is now the opponent agrees; with that of the first step of the iteration no longer.
     assert [abs(row["rewards/margins"]) < 1e-4 for row in rows] == [i in (0, 4) for i in range(8)]
     assert rows[0]["loss"] == pytest.approx(math.log(2), abs=1e-5) == pytest.approx(rows[4]["loss"], abs=1e-4)
-    with_adapters = start("spin", lora=True, max_steps=4, **how).metrics
+    with_adapters = start("spin", lora=True, max_steps=4, **how).log_history
     assert [abs(row["rewards/margins"]) < 1e-4 for row in with_adapters] == [True, False, True, False]
 
 

@@ -339,7 +339,7 @@ def test_a_lost_connection_is_told_from_a_bug(error, lost):
 def test_checkpoints_that_are_kept_for_good_outlive_the_run(train, tmp_path):
     held_out = write_rows(tmp_path / "held.jsonl", demonstrations(7, seed=9))
     run = train("sft", epochs=2, save_every=1, keep_every=4, keep_top=1, eval_data=held_out, eval_every=1, lr=1e-3)
-    values = {row["step"]: row["val/loss"] for row in run.metrics if "val/loss" in row and row["step"]}
+    values = {row["step"]: row["val/loss"] for row in run.log_history if "val/loss" in row and row["step"]}
     best = min(values, key=values.get)
     assert {path.name for path in run.checkpoints.iterdir()} == {"step-4", f"step-{best}"}
 
@@ -425,7 +425,7 @@ def test_what_does_not_change_the_result_may_be_typed_anew(again, after, tmp_pat
         assert again("--name", "mine", "--resume", "--max-time", "1h")[0] == OUT_OF_TIME
     status, out, err = again("--name", "mine", "--resume", "--log-every", "2")
     assert status == 0 and "Resuming from step-2." in out and "log_every was 1, is 2" in out, out + err
-    logged = [row["step"] for row in Run(tmp_path / "runs" / "mine").metrics if "loss" in row]
+    logged = [row["step"] for row in Run(tmp_path / "runs" / "mine").log_history if "loss" in row]
     assert logged == [1, 2, 4]
 
 

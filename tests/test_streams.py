@@ -436,7 +436,7 @@ def test_a_run_trains_on_a_stream_and_writes_what_became_of_its_rows(train, caps
     told = capsys.readouterr().out
     assert "part-*.jsonl: 3 files, read as it comes. Read as 'preference' (preference)." in told
     assert "Training dpo: a stream, 12 steps of 4" in told
-    assert len(losses(run)) == 12 and [row["epoch"] for row in run.metrics if "epoch" in row][-1] == 1.6
+    assert len(losses(run)) == 12 and [row["epoch"] for row in run.log_history if "epoch" in row][-1] == 1.6
     facts = run.read_json("data.json")["train"]
     assert facts["rows"] == facts["kept"] == 30 and facts["stream"] == {"shuffle_buffer": 8, "passes": 1, "drawn": 48}
     assert set(facts["files"]) == {"part-0.jsonl", "part-1.jsonl", "part-2.jsonl"}

@@ -302,7 +302,7 @@ def test_only_marked_turns_are_learned_and_rows_without_are_left_out(tiny_folder
                "max_steps": 1, **FLOAT32}  # fmt: skip
     held_out = {"eval_data": file, "eval_every": 1}
     run = zoo.train("sft", train_on="marked", **options, **held_out)
-    tokens = [row["train/tokens"] for row in run.metrics if "train/tokens" in row] or run.metrics
-    assert run.status == "finished" and any("val/loss" in row for row in run.metrics), tokens
+    tokens = [row["train/tokens"] for row in run.log_history if "train/tokens" in row] or run.log_history
+    assert run.status == "finished" and any("val/loss" in row for row in run.log_history), tokens
     with pytest.raises(ZooError, match="No row marks a turn"):
         zoo.train("sft", train_on="marked", **{**options, "data": write_rows(tmp_path / "no.jsonl", [said(TWICE)] * 3)})

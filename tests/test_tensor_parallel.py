@@ -186,7 +186,9 @@ def test_heads_are_the_same_in_all_processes(both, algo, kind):
 def test_a_tensor_group_writes_the_same_answers(both, algo, options):
     first, second = both(algo, "prompt", **ROLLOUTS, **options)
     assert differences(first, second) < 1e-5 and losses(first) == pytest.approx(losses(second), rel=1e-4, abs=1e-5)
-    assert [row.get("rollout/length") for row in first.metrics] == [row.get("rollout/length") for row in second.metrics]
+    assert [row.get("rollout/length") for row in first.log_history] == [
+        row.get("rollout/length") for row in second.log_history
+    ]
 
 
 @pytest.mark.long

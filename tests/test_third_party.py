@@ -42,9 +42,9 @@ def test_its_algorithm_is_listed_and_described(sums):
 
 def test_its_source_gives_data_and_held_out_data_to_its_algorithm(sums, tiny_folder):
     run = trainer(sums, tiny_folder)("awr", data="sums", max_steps=3, penalty_weight=0.1, eval_fraction=0.1)
-    steps = [row for row in run.metrics if "loss" in row]
+    steps = [row for row in run.log_history if "loss" in row]
     assert [row["step"] for row in steps] == [1, 2, 3]
-    assert {"weight", "usual", "penalty"} <= set(steps[-1]) and "val/loss" in run.metrics[-1]
+    assert {"weight", "usual", "penalty"} <= set(steps[-1]) and "val/loss" in run.log_history[-1]
     assert steps[0]["penalty"] == 0.0 and steps[-1]["penalty"] > 0
 
 
@@ -68,7 +68,7 @@ def test_its_reward_is_taken_by_its_name(sums, tiny_folder):
     assert (status, score["value"], score["n"]) == (0, 1.0, 4), err
     options = {"answers_per_prompt": 2, "max_new_tokens": 4, "batch_size": 4}
     run = trainer(sums, tiny_folder)("grpo", data="sums", reward="1 - sums", max_steps=1, **options)
-    assert run.metrics[0]["rollout/reward"] == 1.0
+    assert run.log_history[0]["rollout/reward"] == 1.0
 
 
 def test_its_optimizer_and_schedule_are_listed_checked_and_train(sums, tiny_folder):
@@ -79,7 +79,7 @@ def test_its_optimizer_and_schedule_are_listed_checked_and_train(sums, tiny_fold
     assert status == 0 and {check["result"] for check in json.loads(shown)["checks"]} == {"passed"}, err
     options = {"data": "sums", "limit": 12, "batch_size": 2, "epochs": 1, "eval_fraction": 0.0, "warmup": 0, "lr": 0.01}
     run = trainer(sums, tiny_folder)("sft", optimizer="signs(momentum=0.8)", schedule="stairs(height=0.1)", **options)
-    rates = [row["lr"] for row in run.metrics if "lr" in row]
+    rates = [row["lr"] for row in run.log_history if "lr" in row]
     steps = len(rates)
     assert rates == pytest.approx([0.01 * 0.1 ** (3 * step // steps) for step in range(steps)])
     status, _, error = cli("train", "--data", "sums", "--model", tiny_folder, "--optimizer", "signs(speed=1)")

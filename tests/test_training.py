@@ -68,8 +68,8 @@ def test_dpo_starts_at_ln_2_and_learns_its_pairs(train):
     run = train("dpo", rows=8, lr=1e-3, epochs=10)
     assert losses(run)[0] == pytest.approx(math.log(2), abs=1e-6)
     assert losses(run)[-1] < 0.3
-    assert run.metrics[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
-    assert run.metrics[-1]["rewards/accuracies"] == 1.0
+    assert run.log_history[0]["rewards/margins"] == pytest.approx(0, abs=1e-4)
+    assert run.log_history[-1]["rewards/accuracies"] == 1.0
 
 
 def test_in_half_precision_policy_and_reference_start_out_equal_too(train):
@@ -248,11 +248,11 @@ def test_the_first_validation_finds_what_the_reference_is_asked_for_later(train,
     run = train(**options)
     answers = 2 * 4 * 2
     assert sum(computed) == answers, "those of two steps; the held-out ones were scored by the policy"
-    assert run.metrics[0]["val/kl" if options["algo"] == "kto" else "val/rewards/margins"] == 0
+    assert run.log_history[0]["val/kl" if options["algo"] == "kto" else "val/rewards/margins"] == 0
     computed.clear()
     plain = train(**options, reference_cache="off")
     assert sum(computed) > answers
-    for row, expected in zip(run.metrics, plain.metrics, strict=True):
+    for row, expected in zip(run.log_history, plain.log_history, strict=True):
         assert row == pytest.approx(expected, rel=1e-2, abs=1e-2 if "precision" in options else 1e-4)
 
 
@@ -261,7 +261,7 @@ def test_a_named_reference_scores_what_is_held_out_itself(train, computed, tmp_p
     held_out = write_rows(tmp_path / "held.jsonl", preferences(5, seed=9))
     run = train("dpo", reference=str(other.path), eval_data=held_out, max_steps=1)
     assert sum(computed) == 2 * 4 + 2 * 5
-    assert abs(run.metrics[0]["val/rewards/margins"]) > 1e-3
+    assert abs(run.log_history[0]["val/rewards/margins"]) > 1e-3
 
 
 def test_another_template_another_model_and_another_precision_are_not_mixed_up(train, computed, tmp_path, tiny_folder):
@@ -308,7 +308,7 @@ def test_a_run_folder_is_complete_and_its_model_loads_with_plain_transformers(tr
     assert all(torch.equal(model.state_dict()[name], value) for name, value in weights(run).items())
     tokenizer = AutoTokenizer.from_pretrained(run.model_path)
     assert tokenizer.chat_template == tiny_tokenizer.chat_template and len(tokenizer) == len(tiny_tokenizer)
-    assert [row["step"] for row in run.metrics] == [1, 2]
+    assert [row["step"] for row in run.log_history] == [1, 2]
     data = run.read_json("data.json")["train"]
     assert (data["rows"], data["kept"], data["dropped"]) == (12, 12, 0)
     summary = run.summary
@@ -343,7 +343,7 @@ def test_metrics_are_json_without_nan(train, tmp_path):
 
 def test_metrics_may_be_written_every_few_steps_and_the_last_is_always_there(train):
     run = train("sft", rows=20, epochs=1, log_every=2)
-    assert [row["step"] for row in run.metrics] == [2, 4, 5]
+    assert [row["step"] for row in run.log_history] == [2, 4, 5]
 
 
 # -- length of a run, validation -----------------------------------------------------------------------------------
@@ -358,15 +358,15 @@ def test_metrics_may_be_written_every_few_steps_and_the_last_is_always_there(tra
 )  # fmt: skip
 def test_epochs_may_be_fractions_and_max_steps_caps_them(train, options, steps):
     run = train("sft", **options)
-    assert run.metrics[-1]["step"] == run.summary["steps"] == steps
+    assert run.log_history[-1]["step"] == run.summary["steps"] == steps
 
 
 def test_held_out_prompts_are_taken_out_with_all_their_answers(train):
     run = train("sft", rows=24, eval_fraction=0.25, epochs=1, eval_every=2)
-    steps = [row["step"] for row in run.metrics if "val/loss" in row]
+    steps = [row["step"] for row in run.log_history if "val/loss" in row]
     assert steps == [0, 2, 4, 5], "12 prompts, 3 held out, 18 rows left"
-    assert run.summary["before"]["val/loss"] == run.metrics[0]["val/loss"]
-    assert run.summary["after"]["val/loss"] == run.metrics[-1]["val/loss"]
+    assert run.summary["before"]["val/loss"] == run.log_history[0]["val/loss"]
+    assert run.summary["after"]["val/loss"] == run.log_history[-1]["val/loss"]
 
 
 @pytest.mark.parametrize(
@@ -387,14 +387,14 @@ def test_much_held_out_data_is_read_less_often(train, tmp_path, algo, held, opti
     held_out = write_rows(tmp_path / "held.jsonl", made(held, seed=9))
     data = write_rows(tmp_path / "train.jsonl", made(32))
     run = train(algo, data=data, eval_data=held_out, epochs=1, **options)
-    assert [row["step"] for row in run.metrics if "val/loss" in row] == steps
+    assert [row["step"] for row in run.log_history if "val/loss" in row] == steps
 
 
 def test_held_out_data_of_its_own(train, tmp_path):
     held_out = write_rows(tmp_path / "held.jsonl", demonstrations(7, seed=9))
     run = train("sft", eval_data=held_out, epochs=1)
     assert run.read_json("data.json")["held_out"]["kept"] == 7
-    assert run.metrics[0]["val/loss"] != run.metrics[-1]["val/loss"]
+    assert run.log_history[0]["val/loss"] != run.log_history[-1]["val/loss"]
 
 
 def test_a_limit_holds_for_held_out_data_too(train, tmp_path):
@@ -406,12 +406,12 @@ def test_a_limit_holds_for_held_out_data_too(train, tmp_path):
 
 def test_no_share_held_out_means_no_validation_whatever_the_source_brings(train, capsys):
     run = train("sft", data="starter", eval_fraction=0, limit=4, max_steps=1, score="none", quiet=False)
-    assert "held_out" not in run.read_json("data.json") and all("val/loss" not in row for row in run.metrics)
+    assert "held_out" not in run.read_json("data.json") and all("val/loss" not in row for row in run.log_history)
     assert "Nothing is held out: no validation." in capsys.readouterr().out
     train("sft", eval_fraction=0.5, limit=10, max_steps=1, quiet=False)
     assert "Nothing is held out of fewer than 20 records: no validation." in capsys.readouterr().out
     run = train("sft", data="starter", eval_fraction=0.1, limit=4, max_steps=1, score="none", quiet=False)
-    assert "val/loss" in run.metrics[0]
+    assert "val/loss" in run.log_history[0]
     assert "Held out for validation: 4 records." in capsys.readouterr().out
 
 
@@ -425,7 +425,7 @@ def test_validation_does_not_change_what_is_learned(train, tmp_path):
 def test_the_best_weights_are_kept_when_they_get_worse(train, tmp_path, tiny_folder):
     held_out = write_rows(tmp_path / "held.jsonl", demonstrations(7, seed=9))
     run = train("sft", eval_data=held_out, eval_every=1, keep_best=True, lr=10.0, max_steps=3)
-    values = [row["val/loss"] for row in run.metrics if "val/loss" in row]
+    values = [row["val/loss"] for row in run.log_history if "val/loss" in row]
     assert min(values) == values[0]
     start = start_weights(tiny_folder)
     assert all(torch.equal(value, start[name]) for name, value in weights(run).items())
@@ -443,7 +443,7 @@ def test_an_accuracy_should_rise(train, tmp_path):
     run = train(
         "dpo", eval_data=held_out, eval_every=1, patience=1, best_metric="val/rewards/accuracies", lr=1e-2, epochs=4
     )
-    values = [row["val/rewards/accuracies"] for row in run.metrics if "val/loss" in row]
+    values = [row["val/rewards/accuracies"] for row in run.log_history if "val/loss" in row]
     assert all(b > a for a, b in zip(values[:-2], values[1:-1], strict=True)) and values[-1] <= values[-2]
 
 
@@ -503,7 +503,7 @@ def test_a_step_with_a_loss_that_is_no_number_is_skipped_and_counted(train, tmp_
     bad = unsteady(tmp_path)
     run = train(bad, data=data_for("sft", tmp_path), bad="1", epochs=1, lr=1e-3, quiet=False)
     assert run.summary["skipped_steps"] == 1
-    assert [row.get("skipped") for row in run.metrics] == [None, 1.0, None]
+    assert [row.get("skipped") for row in run.log_history] == [None, 1.0, None]
     assert all(value.isfinite().all() for value in weights(run).values())
     assert "The step is skipped" in capsys.readouterr().out
 

@@ -69,7 +69,7 @@ def test_a_step_of_the_critic_moves_no_weight_of_the_policy_nor_does_adams_momen
     assert any(not torch.equal(start[name], first[name]) for name in start)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(second[name], third[name]) for name in first)
-    policy, critics = run.metrics
+    policy, critics = run.log_history
     assert "grad_norm" in policy and "critic/grad_norm" not in policy
     assert critics["critic/grad_norm"] > 0 and "grad_norm" not in critics and critics["error"] > 0
 
@@ -96,7 +96,7 @@ def test_a_plugin_whose_critic_has_a_later_turn_is_told_how_its_first_step_says_
     assert advice in caught.value.hint
     (tmp_path / "saying.py").write_text(source.replace(', trains=("critic",)', ""))
     run = train(f"{tmp_path / 'saying.py'}:Turns", max_steps=2, **OPTIONS, critic="own")
-    assert "grad_norm" not in run.metrics[1] and run.metrics[1]["critic/grad_norm"] > 0
+    assert "grad_norm" not in run.log_history[1] and run.log_history[1]["critic/grad_norm"] > 0
 
 
 SILENT = (

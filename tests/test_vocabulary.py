@@ -215,7 +215,7 @@ def test_the_reference_of_a_run_with_new_tokens_is_its_start(place):
             f"dpo-{name}", algo="dpo", model="tied", data="pairs.jsonl", new_tokens="<a>", template="chatml",
             max_steps=2, epochs=2, reference_cache="off", **lora,
         )  # fmt: skip
-        assert run.metrics[0]["loss"] == pytest.approx(0.693147, abs=1e-5), "policy and reference begin as one"
+        assert run.log_history[0]["loss"] == pytest.approx(0.693147, abs=1e-5), "policy and reference begin as one"
 
 
 def test_rows_that_the_tokenizer_does_not_use_yet_are_taken_first(place):

@@ -83,8 +83,8 @@ def differences(first, second):
 def assert_same_runs(first, second):
     """Weights and metrics are equal but for rounding."""
     assert differences(first, second) < 1e-5
-    assert len(first.metrics) == len(second.metrics)
-    for a, b in zip(first.metrics, second.metrics, strict=True):
+    assert len(first.log_history) == len(second.log_history)
+    for a, b in zip(first.log_history, second.log_history, strict=True):
         assert a.keys() == b.keys()
         assert [a[name] for name in a] == pytest.approx([b[name] for name in a], abs=1e-5, rel=1e-4)
 
@@ -112,7 +112,7 @@ def broken_run(train, step, **options):
 
 
 def losses(run):
-    return [row["loss"] for row in run.metrics if "loss" in row]
+    return [row["loss"] for row in run.log_history if "loss" in row]
 
 
 def trainer(tmp_path, model):

@@ -71,17 +71,17 @@ class Run:
         return read_yaml(self.path / "run.yaml")
 
     @property
-    def metrics(self) -> list[dict[str, Any]]:
-        """One entry per logged step, in order."""
+    def log_history(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl: one entry per logged step, in order, validations as entries of their own."""
         return self.read_rows("metrics.jsonl")
 
     @property
-    def frame(self) -> Any:
-        """The metrics as a frame of pandas, a row for each step; those of validations are the columns `val/…`."""
+    def metrics(self) -> Any:
+        """What was logged, as a frame of pandas: a row for each step; validations are the columns `val/…`."""
         import pandas
 
         rows: dict[int, dict[str, Any]] = {}
-        for row in self.metrics:
+        for row in self.log_history:
             rows.setdefault(row["step"], {}).update(row)
         return pandas.DataFrame(list(rows.values())).set_index("step") if rows else pandas.DataFrame()
 
@@ -446,7 +446,7 @@ def find_run(name: str, out: str = "runs") -> Run:
 
 @in_words
 def load_run(name: str | Path = "last", out: str = "runs") -> Run:
-    """A run by its path, its name under `out`, or `last`: `zoo.load_run("last").frame`. Raises ZooError."""
+    """A run by its path, its name under `out`, or `last`: `zoo.load_run("last").metrics`. Raises ZooError."""
     return find_run(str(name), out)
 
 

@@ -71,7 +71,7 @@ def runs(
         rows.sort(key=_order(sort, rows))
     if as_json:
         print_json(
-            rows if name is None else {**rows[0], "config": selected[0].config, "metrics": selected[0].metrics[-1:]}
+            rows if name is None else {**rows[0], "config": selected[0].config, "metrics": selected[0].log_history[-1:]}
         )
         return
     if not rows:

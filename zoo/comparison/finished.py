@@ -74,7 +74,7 @@ def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
     alike, algorithms = {*ALIKE}, [run.config.get("algo") for run in runs]
     for run in runs:
         values: dict[str, Any] = {}
-        for row in run.metrics:
+        for row in run.log_history:
             values.update({name: value for name, value in row.items() if isinstance(value, int | float)})
         timing = {name: value for name, value in run.read_json("timing.json").items() if isinstance(value, int | float)}
         alike |= timing.keys()

@@ -114,7 +114,7 @@ def stage_value(job: Job, metric: str, record: Mapping[str, Any]) -> float | Non
     elif metric in MEASURED:
         value = {**run.summary, **run.read_json("timing.json"), **record}.get(metric)
     else:
-        points = Series(run.metrics).of(metric)
+        points = Series(run.log_history).of(metric)
         every_step = len(points) > 0.5 * run.summary.get("steps", 0)
         value = None if not points else start_and_end(points)[1] if every_step else points[-1][1]
     return float(value) if _is_number(value) else None

@@ -66,7 +66,7 @@ def _plots(results: dict[str, Any]) -> list[Plot]:
 
 def _series(folder: Path, results: dict[str, Any]) -> dict[str, Series]:
     """The metrics of every run, by its name."""
-    return {row["run"]: Series(Run(folder / row["run"]).metrics) for row in results["runs"]}
+    return {row["run"]: Series(Run(folder / row["run"]).log_history) for row in results["runs"]}
 
 
 def _samples(folder: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def write_runs_page(folder: Path, comparison: dict[str, Any], runs: Sequence[Run
 def runs_content(comparison: dict[str, Any], runs: Sequence[Run]) -> dict[str, Any]:
     """What the template of runs side by side shows."""
     names = [run.name for run in runs]
-    series = {run.name if names.count(run.name) == 1 else str(run.path): Series(run.metrics) for run in runs}
+    series = {run.name if names.count(run.name) == 1 else str(run.path): Series(run.log_history) for run in runs}
     drawn = {heading: of_it for heading, of_it in overlaid(series).items() if of_it}
     return {
         "comparison": comparison, "plots": drawn,

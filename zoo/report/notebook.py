@@ -47,7 +47,7 @@ def plot(runs: Run | str | Path | Sequence[Run | str | Path], *metrics: str, out
     """
     several = [runs] if isinstance(runs, Run | str | Path) else list(runs)
     found = [one if isinstance(one, Run) else find_run(str(one), out) for one in several]
-    series = {run.typed: Series(run.metrics) for run in found}
+    series = {run.typed: Series(run.log_history) for run in found}
     drawn = [drawn for name in metrics or _telling(series) if (drawn := _plot(name, series)) is not None]
     if not drawn:
         names = ", ".join(series)

@@ -105,7 +105,7 @@ def _curves(folder: Path, results: Mapping[str, Any]) -> dict[str, list[Plot]]:
     drawn: dict[str, list[Plot]] = {}
     for kind in dict.fromkeys(stage["kind"] for stage in results["stages"]):
         runs = {
-            stage["name"]: Series(Run(folder / f"seed-{seed}" / stage["folder"]).metrics)
+            stage["name"]: Series(Run(folder / f"seed-{seed}" / stage["folder"]).log_history)
             for stage in results["stages"] if stage["kind"] == kind
         }  # fmt: skip
         runs = {name: series for name, series in runs.items() if series.names}

@@ -48,7 +48,7 @@ def write_run_page(run: Run) -> Path:
 def content(run: Run) -> dict[str, Any]:
     """Everything that the template shows."""
     config, summary, samples = run.config, run.summary, read_samples(run)
-    metrics, timings, steps = run.metrics, run.timings, read_steps(run)
+    metrics, timings, steps = run.log_history, run.timings, read_steps(run)
     series = Series([*metrics, *timings])
     return {
         "title": run.name,

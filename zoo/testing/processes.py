@@ -108,7 +108,7 @@ class Made:
 
     @property
     def losses(self) -> list[float]:
-        return [row["loss"] for row in self.run.metrics if "loss" in row]
+        return [row["loss"] for row in self.run.log_history if "loss" in row]
 
     @property
     def model(self) -> dict[str, Tensor]:

@@ -457,7 +457,7 @@ class Execution:
 
 def last_metrics(run: Run) -> dict[str, Any]:
     """The numbers of the last step, as in metrics.jsonl, without its place."""
-    row: dict[str, Any] = next((row for row in reversed(run.metrics) if "loss" in row), {})
+    row: dict[str, Any] = next((row for row in reversed(run.log_history) if "loss" in row), {})
     return {name: value for name, value in row.items() if name not in ("step", "epoch")}
 
 

@@ -205,7 +205,7 @@ def read_numbers(folder: Path) -> Mapping[str, Any]:
     """The metrics of every step, the scores, and the weights."""
     run = Run(folder / RUN)
     weights = {file.name: load_file(file) for file in run.model_path.glob("*.safetensors")}
-    return {"metrics": run.metrics, "scores": run.summary["scores"], **weights}
+    return {"metrics": run.log_history, "scores": run.summary["scores"], **weights}
 
 
 def _content(path: Path) -> Any:

@@ -86,7 +86,7 @@ def _options(bench: Bench) -> dict[str, Any]:
 def _differences(one: Made, two: Made) -> Iterator[str]:
     """What differs by more than rounding, the nearest to its cause first, each with how to mend it."""
     yield from _of_states(*two.states)
-    yield from _of_metrics(one.run.metrics, two.run.metrics)
+    yield from _of_metrics(one.run.log_history, two.run.log_history)
     for weights in two.weights:
         yield from _of_weights(one.weights[0], weights)
     yield from _of_weights(one.model, two.model)

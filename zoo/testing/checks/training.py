@@ -151,12 +151,14 @@ def _unsaved(bench: Bench) -> str:
 
 
 def _compare(whole: Run, resumed: Run, advice: str) -> None:
-    if whole.metrics != resumed.metrics:
-        pairs = zip(whole.metrics, resumed.metrics, strict=False)
-        number = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole.metrics), len(resumed.metrics)))
+    if whole.log_history != resumed.log_history:
+        pairs = zip(whole.log_history, resumed.log_history, strict=False)
+        number = next(
+            (i for i, (a, b) in enumerate(pairs) if a != b), min(len(whole.log_history), len(resumed.log_history))
+        )
         raise Failed(
             f"After a kill and a resume, line {number + 1} of metrics.jsonl differs in "
-            f"{_differing(whole.metrics[number:], resumed.metrics[number:])}. {advice}"
+            f"{_differing(whole.log_history[number:], resumed.log_history[number:])}. {advice}"
         )
     for file in whole.model_path.glob("*.safetensors"):
         first, again = load_file(file), load_file(resumed.model_path / file.name)

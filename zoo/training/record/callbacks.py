@@ -57,7 +57,7 @@ def forget_checkpoints(run: Run) -> None:
     scores = {}
     if rule.top:
         metric, mode = config["best_metric"], config["best_mode"]
-        scores = {row["step"]: score_of(row[metric], metric, mode) for row in run.metrics if metric in row}
+        scores = {row["step"]: score_of(row[metric], metric, mode) for row in run.log_history if metric in row}
     rule.remove_at_end(run.checkpoints, best_steps(scores, rule.top))
 
 
