@@ -240,7 +240,7 @@ def test_rows_that_are_trained_on_are_left_out_of_the_measures(place, tiny_token
     first = Prompts(numpy.array([prompt_hash(everything.prompts[0])], dtype=numpy.uint64))
     rest = load_held_out(core, template, registry.manager(), first, None)
     assert len(rest.prompts) == len(everything.prompts) - 1 and len(rest.pairs) == len(everything.pairs) - 1
-    assert "are left out because they are trained on" in rest.notes[0]
+    assert rest.notes[0] == f"Left out because training sees them: 1 of {len(everything.prompts)} held-out prompts."
     assert len(load_held_out(core, template, registry.manager(), none, 2).pairs) == 2
     assert rest.fingerprint() != everything.fingerprint()
 
@@ -674,7 +674,7 @@ def test_a_world_of_few_prompts_is_measured_though_all_of_them_are_trained_on(he
 def test_held_out_rows_that_somebody_named_are_left_out_where_they_are_trained_on(place, tmp_path):
     flags = ["--model", place.model, "--data", place.data, "--eval-data", place.data, "--dry-run"]
     status, _, err = cli("compare", "--algos", "sft", "--out", str(tmp_path / "c"), *flags)
-    assert status == 2 and "16 held-out pairs are left out because they are trained on" in err
+    assert status == 2 and "Left out because training sees them: 16 of 16 held-out pairs" in err
 
 
 def test_what_writes_its_own_answers_is_planned_by_the_length_of_the_starts(here):

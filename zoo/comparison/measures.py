@@ -91,7 +91,8 @@ def load_held_out(
             notes.append(f"All {len(rows)} held-out {_NAMES[kind]} {what} trained on: the source has no others.")
             kept = list(rows)
         elif len(kept) < len(rows):
-            notes.append(f"{len(rows) - len(kept)} held-out {_NAMES[kind]} are left out because they are trained on.")
+            gone = len(rows) - len(kept)
+            notes.append(f"Left out because training sees them: {gone} of {len(rows)} held-out {_NAMES[kind]}.")
         rows_of_kind[kind] = kept[:cases]
     if not any(rows_of_kind.values()):
         raise ZooError(
