@@ -182,5 +182,9 @@ def test_all_recipes_run_one_after_the_other_and_go_on(package, monkeypatch):
     assert "1 of 2 recipes are to be run" in out and "stage 1 of 3: fact, seed 20 (evaluate)" in out
     assert "1 of 2 reproduced, 1 contradicted" in " ".join(out.split())
     assert not Path("runs/recipes/grows-laptop").exists()
+    kept = json.loads((package / "results" / "grows.json").read_text(encoding="utf-8"))
+    kept |= {"cpu_minutes": 1234.5, "minutes": 2345.4}
+    (package / "results" / "grows.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert "; 1,234 CPU minutes in all, 2,345 minutes on the clock." in " ".join(cli(*every)[1].split())
     plan = cli(*every, "--dry-run")[1]
     assert "grows: 3 seeds, recorded: 1 of 2 reproduced, 1 contradicted" in plan

@@ -224,24 +224,28 @@ def _all(
 
 def _summary(found: Sequence[Mapping[str, Any]], console: Console) -> None:
     """A line for each recipe, and the sums."""
-    table = Table("recipe", "verdict", "seeds", "minutes", box=None, pad_edge=False)
+    table = Table("recipe", "verdict", "seeds", "CPU minutes", box=None, pad_edge=False)
     judged = [results for results in found if "error" not in results]
     for results in found:
         if "error" in results:
             table.add_row(results["recipe"], Text("failed", "red"), "", "")
         else:
-            minutes = results.get("minutes", results.get("made", {}).get("minutes"))
             table.add_row(
                 results["recipe"],
                 Text(results["verdict"], _colour(results)),
                 str(len(results["seeds"])),
-                f"{minutes:g}",
+                f"{_total(results, 'cpu_minutes'):g}",
             )
     counts: Counter[str] = sum((Counter(results["counts"]) for results in judged), Counter())
-    minutes = sum(results.get("minutes", results.get("made", {}).get("minutes", 0)) for results in judged)
+    cpu, clock = (sum(_total(results, name) for results in judged) for name in ("cpu_minutes", "minutes"))
     console.print(fitting(table, console))
     verdicts = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    console.say(f"{verdicts}; {amount(round(minutes), 'minute')} in all.")
+    console.say(f"{verdicts}; {cpu:,.0f} CPU minutes in all, {clock:,.0f} minutes on the clock.")
+
+
+def _total(results: Mapping[str, Any], name: str) -> float:
+    """Minutes over all stages, those that were run before among them; of what is recorded or has just been made."""
+    return float(results.get(name, results.get("made", {}).get(name)) or 0)
 
 
 def _colour(results: Mapping[str, Any]) -> str:
