@@ -134,6 +134,30 @@ def test_a_run_is_evaluated_compared_and_chatted_with(train, tmp_path):
     assert isinstance(chat("Hello."), str) and [one["role"] for one in chat.messages] == ["user", "assistant"]
 
 
+def test_classes_rows_and_a_model_are_compared_and_tuned(tiny_model, tiny_tokenizer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"Say {i}.", "completion": f"It is {i}."} for i in range(24)]
+    held_out = [{"prompt": f"Tell {i}.", "completion": f"It is {i}."} for i in range(4)]
+    options = {
+        "model": (tiny_model, tiny_tokenizer), "data": rows, "eval_data": held_out, "out": "both", "tokens": 200,
+        "batch_size": 4, "max_length": 64, "answer_tokens": 4, "quiet": True,
+    }  # fmt: skip
+    compared = zoo.compare(algos=["sft", Raise], **options)
+    assert list(compared.frame.index) == ["start", "sft", "Raise"]
+    assert [run["algo"] for run in compared["runs"]] == ["sft", "Raise"]
+    before = {path: path.stat().st_mtime_ns for path in Path("both").glob("*/metrics.jsonl")}
+    again = zoo.compare(algos=["sft", Raise], **options)
+    assert again["runs"] == compared["runs"] and len(before) == 2
+    assert before == {path: path.stat().st_mtime_ns for path in before}, "finished runs are reused"
+    sweep = {"mine.lr": [1e-5, 1e-3], "plain.lr": [1e-5, 1e-3]}
+    labels = {"mine": Raise, "plain": "sft"}
+    tuned = zoo.compare(algos=labels, **{**options, "out": "tuned"}, sweep=sweep, tune_by="length")
+    found = tuned["tuning"]["entrants"]
+    assert [len(one["settings"]) for one in found.values()] == [2, 2] and list(found) == ["mine", "plain"]
+    best = float(found["mine"]["best"]["lr"])
+    assert zoo.load_run("tuned/mine-seed0").config["lr"] == best
+
+
 def test_the_frame_has_a_row_for_each_step_and_validations_as_columns(train):
     run = train(rows=24, max_steps=3, eval_every=1, eval_fraction=0.2)
     frame = run.metrics
@@ -220,7 +244,11 @@ CALLS = {
     "plot": (lambda: zoo.plot("nothere", "loss"), "No run is called 'nothere'"),
     "compare nothing": (lambda: zoo.compare(), "algo"),
     "compare runs": (lambda: zoo.compare("nothere", "nothere"), "No run is called 'nothere'"),
-    "compare rows": (lambda: zoo.compare(algos=["sft"], data=[{}]), "data is a list"),
+    "compare rows": (lambda: zoo.compare(algos=["sft"], data=3), "data is a"),
+    "compare no algorithm": (lambda: zoo.compare(algos=["sft", int], data="x"), "algo is the class int, and not an"),
+    "compare two of a name": (lambda: zoo.compare(algos={"a": Raise, "b": type("Raise", (Raise,), {})}), "Two classes"),
+    "compare with a source": (lambda: zoo.compare(algos=["sft"], sources={"a": [{}]}), "sources has 'a'"),
+    "tune nothing": (lambda: zoo.compare(algos=["sft"], tune_by="length"), "tune_by and tune_seeds are for sweep"),
 }
 
 

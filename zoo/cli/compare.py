@@ -165,11 +165,7 @@ def _compare_algorithms(own: dict[str, Any], core_options: dict[str, Any]) -> No
         if (own["only"] or "").startswith(f"{TUNING}/"):
             _only(tuned.comparison, tuned.plan, own["only"].partition("/")[2], own["as_json"])
             return
-        settings = tuned.settings(tuned.comparison.go(tuned.plan, workers))
-        for line in tuned.told():
-            console.say(line)
-        comparison = comparison_of(settings, str(comparison.folder))
-        comparison.tuning = tuned.outcome
+        comparison = tuned.go(workers)
         workers = _workers(own)
     plan = comparison.plan()
     _show_plan(plan, comparison, console)

@@ -21,6 +21,7 @@ from zoo.options.spelling import seeds as seeds_in
 from zoo.options.spelling import split
 from zoo.paths import write_text
 from zoo.training.datasets import brings_held_out
+from zoo.workers.tasks import Workers
 
 FILE = "tuning.json"
 """What a tuning found, in its folder."""
@@ -88,15 +89,26 @@ def training_part(core: TrainConfig) -> str:
 
 @dataclass
 class Tuned:
-    """A tuning: its comparison of all settings, and afterwards what it found."""
+    """A tuning: its comparison of all settings, and afterwards what it found. make: of `tune`."""
 
     settings_before: Settings
+    folder: str
+    make: Callable[..., Any]
     tried: list[Setting]
     measure: str
     seeds: list[int]
     comparison: Any
     plan: Any
     outcome: dict[str, Any] = field(default_factory=dict)
+
+    def go(self, workers: Workers | None) -> Any:
+        """Train every setting, and give the comparison of the best ones. workers: as of `Comparison.go`."""
+        settings = self.settings(self.comparison.go(self.plan, workers))
+        for line in told(self.outcome):
+            self.comparison.say(line)
+        comparison = self.make(settings, self.folder)
+        comparison.tuning = self.outcome
+        return comparison
 
     def settings(self, results: Mapping[str, Any]) -> Settings:
         """The settings of the comparison with the best options of each entrant; what was found is written."""
@@ -105,9 +117,6 @@ class Tuned:
         best = {label: one["best"] for label, one in self.outcome["entrants"].items()}
         before = self.settings_before
         return replace(before, sets={label: {**before.sets.get(label, {}), **best[label]} for label in best})
-
-    def told(self) -> list[str]:
-        return told(self.outcome)
 
 
 def tune(
@@ -125,10 +134,12 @@ def tune(
     numbers = seeds_in(seeds) if seeds is not None else list(TUNING_SEEDS)
     if shared := sorted(set(numbers) & set(settings.seeds)):
         raise ZooError(f"The seed {shared[0]} is to choose and to compare.", "Give --tune-seeds others than --seeds.")
+    # What the comparison itself lacks is told before hours of tuning.
+    comparison.plan()
     of_all = tuning_settings(settings, tried, numbers, training_part(comparison.core))
     reward = None if by in MEASURES else by
     made = make(of_all, str(comparison.folder / TUNING), only=f"{TUNING}/", reward=reward)
-    return Tuned(settings, tried, by, numbers, made, made.plan())
+    return Tuned(settings, str(comparison.folder), make, tried, by, numbers, made, made.plan())
 
 
 def chosen(results: Mapping[str, Any], tried: Sequence[Setting], measure: str) -> dict[str, Any]:

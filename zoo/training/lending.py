@@ -32,7 +32,7 @@ def named(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The options with names in the place of objects, which have these names within the block. Raises ZooError."""
     names, objects = dict(options), dict[str, Any]()
     if not isinstance(algo := options.get("algo"), TEXT):
-        names["algo"] = _name_of(algo)
+        names["algo"] = name_of(algo)
         objects[names["algo"]] = algo
     for option in REWARDS:
         if not isinstance(reward := options.get(option), TEXT):
@@ -45,7 +45,7 @@ def named(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield names
 
 
-def _name_of(algo: Any) -> str:
+def name_of(algo: Any) -> str:
     """The name of an algorithm's class: the registered one, or `python:Mine`."""
     if isinstance(algo, Algorithm):
         algo = type(algo)
