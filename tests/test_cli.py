@@ -196,7 +196,7 @@ def test_runs_lists_and_shows(run):
     assert shown["config"]["lr"] == 0.01 and shown["metrics"][0]["step"] == 2
     shown = good("runs", "mine")
     assert "run.yaml" in shown and "command: zoo" in shown
-    assert "  max_steps 2\n" in shown and "  train_on turns\n" in shown and "save_every" not in shown
+    assert "  max_steps 2\n" in shown and not any(name in shown for name in ("train_on", "save_every"))
     assert as_json("runs", "--out", "elsewhere", "--json") == []
     assert "No runs in elsewhere/ yet" in good("runs", "--out", "elsewhere")
 

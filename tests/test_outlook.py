@@ -301,11 +301,29 @@ def test_a_part_of_the_weights_that_is_missing_is_named(place, tiny_folder):
 # -- the first rows ------------------------------------------------------------------------------------------------
 
 
-def test_a_glance_reads_the_first_rows_and_counts_the_rest(place):
+def test_a_glance_reads_the_first_rows_and_counts_the_rest(place, monkeypatch):
     data = data_for("dpo", place, 500)
     seen = glance(data, ("feedback",))
-    assert (seen.kind, seen.rows, seen.exact, len(seen.records)) == ("feedback", 1000, False, 400)
+    assert (seen.kind, seen.rows, seen.exact, len(seen.records)) == ("feedback", 1000, False, 1000)
     assert glance(data, ("preference",), Reading(limit=7)).rows == 7
+    monkeypatch.setattr("zoo.data.glance.READ", 10)
+    seen = glance(data, ("feedback",))
+    assert (seen.rows, seen.exact, len(seen.records)) == (1000, False, 400), "of a large file the first rows"
+
+
+def test_a_broken_line_of_a_small_file_is_found_before_the_run(place):
+    lines = [json.dumps(row) for row in demonstrations(60)]
+    lines[50] = lines[50][:20]
+    (place / "rows.jsonl").write_text("\n".join(lines))
+    with pytest.raises(ZooError, match=r"rows.jsonl:51 \[E_JSON\]"):
+        glance("rows.jsonl", ("demonstration",))
+
+
+def test_a_run_without_the_reward_that_it_learns_from_is_refused_at_once(place):
+    write_rows(place / "p.jsonl", [{"prompt": f"Say {i}."} for i in range(4)])
+    with pytest.raises(ZooError, match="grpo learns from a reward, and none is named"):
+        look("grpo", data="p.jsonl")
+    look("grpo", data="p.jsonl", reward="length")
 
 
 def test_a_large_file_is_counted_by_its_first_part(place, monkeypatch):

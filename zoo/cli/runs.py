@@ -24,6 +24,8 @@ from zoo.terminal import Console, plain, print_json
 COLUMNS = ("run", "status", "algo", "model", "data", "steps", "before → after")
 SHOWN_OPTIONS = ("algo", "model", "data")
 """Options that a list of runs shows."""
+DEFAULT = "default"
+"""How the origin of an option begins that nobody gave."""
 SORTED_BY = ("name", "status", *SHOWN_OPTIONS, "steps")
 """What a list of runs can be sorted by, besides the scores after training."""
 
@@ -79,7 +81,7 @@ def runs(
         return
     _show_runs(rows)
     if name:
-        _show_run(selected[0])
+        _show_run(selected[0], rows[0]["status"])
 
 
 def _order(key: str, rows: list[dict[str, Any]]) -> Callable[[dict[str, Any]], Any]:
@@ -117,7 +119,7 @@ def _delete(run: Any, out: str, yes: bool) -> None:
     size = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
     if not yes:
         if not sys.stdin.isatty():
-            raise ZooError(f"{run.path} is deleted only after a question.", f"Add --yes: zoo runs --delete {run.name}")
+            raise ZooError(f"{run.path} is deleted only after a question.", f"zoo runs --delete {run.name} --yes")
         asked = Text(f"Delete {run.path} ({state}, {size / 1e6:,.1f} MB)?{needed} [y/N] ")
         if Console().input(asked).strip().lower() not in ("y", "yes"):
             Console().say("Nothing is deleted.")
@@ -206,17 +208,19 @@ def _run_row(run: Any) -> dict[str, Any]:
     }
 
 
-def _show_run(run: Any) -> None:
+def _show_run(run: Any, state: str) -> None:
     from zoo.options.config import TrainConfig
     from zoo.runs import saved_steps
 
     console = Console()
-    if "reason" in run.summary:
+    if state != "training" and "reason" in run.summary:
         console.say(f"  {run.summary['reason']} {run.summary.get('hint', '')}")
     defaults = {"algo": run.config.get("algo"), **asdict(TrainConfig())}
-    own = {name: value for name, value in run.config.items() if name not in defaults or value != defaults[name]}
-    for name, value in own.items():
-        console.print(f"  {name} {value}")
+    origins = run.read_json("origins.json")
+    for name, value in run.config.items():
+        # What an algorithm's own defaults are, the origins know.
+        if not origins.get(name, "").startswith(DEFAULT) and value != defaults.get(name, DEFAULT):
+            console.print(f"  {name} {value}")
     for file in sorted(run.path.iterdir()):
         console.say(f"  {file}")
     if steps := saved_steps(run):

@@ -1,7 +1,7 @@
 """A first look at data: its first rows as an algorithm will get them, and the approximate number of rows.
 
-It reads the first rows with the same source, format and checks as a run, and leaves the other rows unread. It does
-not fetch a data set of the hub.
+It reads them with the same source, format and checks as a run: all rows of a small file, so that what a run refuses is
+refused at once, and the first ones of other sources. It does not fetch a data set of the hub.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ FEW_ROWS = 8
 TEXTS = (".jsonl", ".csv", ".tsv")
 COUNTED = 2**26
 """Bytes of a text file in which lines are counted; for a larger file the count is extrapolated from this first part."""
-READ = 2**23
-"""Most bytes of other files that are read to count their rows."""
+READ = 2**22
+"""Bytes of files that are read to their end."""
 
 
 @dataclass
@@ -83,13 +83,12 @@ def glance(source: str, kinds: Sequence[str], reading: Reading = PLAIN) -> Glanc
         opened = open_source(source, wanted, replace(reading, limit=few))
         report = Report(opened.name, where=opened.where, notes=list(opened.notes))
         lines, chosen = find_format(itertools.islice(opened.rows, limit), columns, chosen, opened, report, kinds)
-        first = list(itertools.islice(lines, SAMPLE_ROWS))
+        is_small = bool(opened.files) and _bytes(opened) <= READ
+        first = list(lines if is_small else itertools.islice(lines, SAMPLE_ROWS))
         records = list(records_of(first, chosen, columns, report))
-        if reading.strict or not records:
+        if is_small or reading.strict or not records:
             judge(report, len(records), reading.strict)
-        total, exact = estimated_rows(opened)
-        if total is None and opened.files and _bytes(opened) <= READ:
-            total, exact = first[-1].number + sum(1 for _ in lines), True
+        total, exact = (len(first), True) if is_small else estimated_rows(opened)
     except OSError as error:
         raise ZooError(f"{source} cannot be read: {error.strerror}.", "Check the path and its rights.") from None
     kind = chosen.kind if chosen.kind in kinds else kinds[0]

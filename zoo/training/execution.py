@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from zoo.contract import registry
+from zoo.contract.faults import describe_error
 from zoo.data.encoding.named import template_text
 from zoo.errors import NO_RUN, TrainingFailed, TrainingStopped, ZooError
 from zoo.evals import Subject
@@ -90,6 +91,7 @@ class Execution:
                 raise self._explain(error) from error
             except BaseException as error:
                 self._forget_unless_begun()
+                self._keep_reason(error)
                 self._wait_for_the_first(error)
                 if (ended := self._ended_with_others(error)) is not None:
                     raise ended from error
@@ -384,6 +386,15 @@ class Execution:
     def _forget_unless_begun(self) -> None:
         if self.created is not None and not self._begun:
             shutil.rmtree(self.created.path, ignore_errors=True)
+
+    def _keep_reason(self, error: BaseException) -> None:
+        """Write why the run has stopped into its summary, as far as the disk takes it."""
+        begun = self.main and self.fitting and self._steps
+        if begun and isinstance(error, Exception) and self.run.status not in ("finished", "failed"):
+            told = error if isinstance(error, ZooError) else ZooError(describe_error(error))
+            facts = {"status": "stopped", "steps": self._steps, "reason": told.message, "hint": told.hint}
+            with contextlib.suppress(OSError):
+                self.run.write_json("summary.json", facts)
 
     def _stopped(self, number: int, state: str) -> BaseException:
         """The error after a signal or the end of the run's time: its message, and the exit status of a scheduler."""

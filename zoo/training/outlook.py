@@ -185,9 +185,12 @@ class _Look:
         for part in (
             self._processes, self._roles, self._model, self._layers, self._cuts, self._choices, self._data,
             self._others, self._rewards, self._judge, self._engine, self._environment, self._optimizer, self._guards,
-            self._scores, self._loggers, self._run, self._steps, self._memory,
+            self._scores, self._loggers, self._run, self._steps,
         ):  # fmt: skip
             self._try(part)
+        if not self.problems:
+            # It loads torch, for seconds.
+            self._try(self._memory)
 
     def _try(self, part: Callable[[], None]) -> None:
         try:
@@ -393,6 +396,11 @@ class _Look:
                 notes: list[str] = []
                 labels = check_reward(text, named, self.core.out, defaults, notes.append)
                 self.outlook.facts[what] = ". ".join([f"{text}: {', '.join(labels)}", *notes])
+        if learns_from_rewards(self.cls, self.roles) and not self.core.reward:
+            raise ZooError(
+                f"{self.resolved.algo} learns from a reward, and none is named.",
+                "Add one that `zoo rewards` lists (--reward length), or your own function: --reward ./mine.py:score",
+            )
 
     def _engine(self) -> None:
         if self.cls.online():

@@ -76,7 +76,10 @@ class Reader:
             return train, *self._own_split(part, train.kind, own)
         if train.report.records < FEWEST:
             return train, None, f" of fewer than {FEWEST} records"
-        return *train.without_held_out(self.core.eval_fraction), ""
+        rest, held = train.without_held_out(self.core.eval_fraction)
+        if not len(held.encoded.records):
+            return train, None, ", for all records have the same prompt"
+        return rest, held, ""
 
     def _own_split(self, part: Part, kind: str, split: str) -> tuple[Prepared | None, str]:
         """The source's own held-out rows. Raises ZooError where it has some that cannot be used."""

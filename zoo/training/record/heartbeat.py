@@ -65,7 +65,7 @@ def read_beat(run: Run) -> Beat | None:
 def state_of(summary: dict[str, Any], beat: Beat | None) -> str:
     """training, dead (it has left a heartbeat and is gone), or as the run itself says: finished, failed, stopped, …
 
-    Without a summary and a heartbeat it is unfinished: an error ended it, or it is from an older version of zoo.
+    Without a summary and a heartbeat it is unfinished, as of older versions of zoo.
     """
     status = str(summary.get("status", "unfinished"))
     if beat is None or (status in ENDED and not summary.get(ENDING)):
