@@ -239,7 +239,7 @@ def check_pip(words):
     if "-c" in words:
         assert (ROOT / words[words.index("-c") + 1]).is_file()
     name, _, extra = wanted.rstrip("]").partition("[")
-    assert name in (".", project["name"], "alpaca-eval")
+    assert name in (".", project["name"], "alpaca-eval", "pytest")
     assert not extra or extra in project["optional-dependencies"], f"there is no extra {extra}"
 
 

@@ -208,7 +208,8 @@ def test_a_mixture_of_data_keeps_its_parts(folder):
     text = "datasets:\n- path: json\n  data_files: 'my rows.jsonl'\n  type: alpaca\nbase_model: m\n"
     assert converted(folder, text).options["data"] == "my rows.jsonl"
     result = converted(folder, "dataset: other, ours\ndataset_dir: .\nstage: sft\n")
-    assert result.options["data"] == "other + pairs.jsonl" and "dataset_info.json" in told(result)["dataset"]
+    assert result.options["data"] == "other + pairs.jsonl" and "dataset" not in told(result)
+    assert any("dataset other is taken as it stands" in note for note in result.notes)
 
 
 # -- nothing is lost -----------------------------------------------------------------------------------------------
@@ -318,3 +319,9 @@ def test_a_mistake_ends_with_one_message(folder, text, options, what, hint):
 def test_a_file_that_is_not_there(folder):
     status, shown = typed("convert-config", "absent.yaml")
     assert status == 2 and "There is no file absent.yaml" in shown
+
+
+def test_zoo_train_knows_the_file_of_another_program(folder):
+    (folder / "theirs.yaml").write_text(TRL, encoding="utf-8")
+    status, shown = typed("train", "--config", "theirs.yaml", "--dry-run")
+    assert status == 2 and "looks like a file of TRL" in shown and "zoo convert-config theirs.yaml" in shown

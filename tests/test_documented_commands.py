@@ -325,7 +325,7 @@ NOT_RUN = {
 OUTSIDE = {
     r"make ": "installs and tests this checkout; continuous integration does",
     r"pip install (-e )?'?\.(\[[\w-]+\])?'?( -c \S+)?$": "test_tutorial.py and test_third_party.py install packages",
-    r"pip install .*(tensorboard|alpaca-eval)": "needs a network",
+    r"pip install .*(tensorboard|alpaca-eval|pytest)": "needs a network",
     r"python -m pytest tests/": "a test of this checkout",
     r"pytest$": "test_tutorial.py, test_new_plugin.py and test_third_party.py run the tests of packages",
     r"python benchmarks/": "takes an hour, and another environment with a program to compare with",

@@ -488,7 +488,7 @@ def test_a_variant_outranks_the_defaults_and_the_command_line_the_variant(train)
     [
         ({"answers_per_prompt": 3}, "cannot hold 3 answers.*--batch-size 6"),
         ({"engine": "nowhere"}, "No engine is called 'nowhere'"),
-        ({"reward": None}, "no.* was named.*--reward"),
+        ({"reward": None}, "none is named.*--reward"),
         ({"temperature": -1.0}, "temperature"),
         ({"critic_model": "x", "critic": "head"}, "--critic-model"),
     ],

@@ -242,6 +242,10 @@ CALLS = {
     "an evaluation": (lambda: zoo.evaluate("x", "heldout_los"), "Did you mean 'heldout_loss'"),
     "chat": (lambda: zoo.chat("nothere/at/all"), "nothere"),
     "plot": (lambda: zoo.plot("nothere", "loss"), "No run is called 'nothere'"),
+    "columns": (
+        lambda: zoo.train("sft", data={"prompt": ["a"], "completion": ["b"]}),
+        "is a dict of columns (prompt, c",
+    ),
     "compare nothing": (lambda: zoo.compare(), "algo"),
     "compare runs": (lambda: zoo.compare("nothere", "nothere"), "No run is called 'nothere'"),
     "compare rows": (lambda: zoo.compare(algos=["sft"], data=3), "data is a"),

@@ -214,7 +214,17 @@ def test_what_went_wrong_is_said_in_sentences(tmp_path):
     rows = [{"step": step, "val/loss": loss} for step, loss in ((0, 2.0), (5, 1.0), (9, 1.4))]
     answers = {"before": "one two", "after": "one two three four five"}
     samples = [{"eval": "e", "prompt": "p", "when": w, "answer": a, "score": 1.0} for w, a in answers.items()]
-    scores = {"before": {"e": {"value": 0.5}}, "after": {"e": {"value": 0.4, "higher_is_better": True}}}
+    facts = {"n": 900, "higher_is_better": True}
+    scores = {
+        "before": {
+            "e": {"value": 0.5, "low": 0.48, "high": 0.52, **facts},
+            "f": {"value": 0.5, "low": 0.3, "high": 0.7, **facts},
+        },
+        "after": {
+            "e": {"value": 0.4, "low": 0.38, "high": 0.42, **facts},
+            "f": {"value": 0.4, "low": 0.2, "high": 0.6, **facts},
+        },
+    }
     run = made(
         tmp_path, metrics=rows, samples=samples, scores=scores, skipped_steps=2,
         guards={"loss_spike": {"warn": 1, "rollback": 2}},
@@ -228,6 +238,7 @@ def test_what_went_wrong_is_said_in_sentences(tmp_path):
         "loss_spike rolled the run back in 2 steps;", "train: 3 of 10 rows were dropped",
     ):  # fmt: skip
         assert part in found
+    assert "f fell" not in found, "it may be chance"
 
 
 @pytest.mark.parametrize(("count", "warned"), [(1, True), (2, True), (9, True), (10, False), (0, False)])

@@ -77,7 +77,7 @@ def test_no_resume_is_offered_of_a_run_that_goes_on(monkeypatch):
 def test_a_run_is_deleted_after_a_question_or_with_yes():
     make("mine"), make("other"), make("last-one")
     status, _, err = cli("runs", "--delete", "mine")
-    assert status == 2 and "Add --yes: zoo runs --delete mine" in err and names() == ["mine", "other", "last-one"]
+    assert status == 2 and "zoo runs --delete mine --yes" in err and names() == ["mine", "other", "last-one"]
     status, out, _ = cli("runs", "--delete", "mine", "--yes")
     assert status == 0 and "Deleted runs/mine" in out and names() == ["other", "last-one"]
     assert sorted(os.listdir("runs")) == ["last-one", "other"], "nothing half-deleted stays"

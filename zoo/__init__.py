@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,8 @@ def __getattr__(name: str) -> Any:
     """`zoo.train` and the others load torch only when they are asked for."""
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    raise AttributeError(f"module 'zoo' has no attribute '{name}'")
+    # With the module, Python itself proposes the nearest name.
+    raise AttributeError(f"module 'zoo' has no attribute '{name}'", name=name, obj=sys.modules[__name__])
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -34,6 +34,8 @@ ENDING = "ending"
 """In the summary of a finished run until its listeners, such as the report, have been called."""
 TEMPLATE = "template.jinja"
 """The chat template that the run was given by --template."""
+NAMED = 10
+"""Runs that an error names."""
 WARNINGS = "warnings.json"
 """What the report warns of: {"warnings": [sentence]}."""
 BEST = "best.safetensors"
@@ -89,6 +91,11 @@ class Run:
     def timings(self) -> list[dict[str, Any]]:
         """Seconds and tokens per second of each logged step and of the rollout before it."""
         return self.read_rows("timing.jsonl")
+
+    @property
+    def timing(self) -> dict[str, float]:
+        """Seconds, tokens and speeds of the whole run."""
+        return {name: value for name, value in self.read_json("timing.json").items() if isinstance(value, int | float)}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -440,8 +447,14 @@ def find_run(name: str, out: str = "runs") -> Run:
     names = [run.name for run in runs]
     raise ZooError(
         f"No run is called '{name}' in {out}/.{nearest(name, names)}",
-        f"There are: {', '.join(names)}." if names else "There are no runs yet; start one with `zoo train`.",
+        f"There are: {newest_of(names)}." if names else "There are no runs yet; start one with `zoo train`.",
     )
+
+
+def newest_of(names: Sequence[str]) -> str:
+    """The names of runs for an error: the newest, and how many others there are."""
+    others = len(names) - NAMED
+    return ", ".join(names[-NAMED:]) + (f" and {others} older ones (`zoo runs`)" if others > 0 else "")
 
 
 @in_words

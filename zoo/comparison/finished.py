@@ -76,9 +76,8 @@ def _metrics(runs: Sequence[Run]) -> list[dict[str, Any]]:
         values: dict[str, Any] = {}
         for row in run.log_history:
             values.update({name: value for name, value in row.items() if isinstance(value, int | float)})
-        timing = {name: value for name, value in run.read_json("timing.json").items() if isinstance(value, int | float)}
-        alike |= timing.keys()
-        last.append({**{k: v for k, v in values.items() if k not in NOT_COMPARED}, **timing})
+        alike |= run.timing.keys()
+        last.append({**{k: v for k, v in values.items() if k not in NOT_COMPARED}, **run.timing})
     rows = []
     for name in dict.fromkeys(name for values in last for name in values):
         row_values = [values.get(name) for values in last]

@@ -71,7 +71,7 @@ def _row(planned: Planned, run: Run) -> dict[str, Any]:
     """One run: its settings and all measures."""
     scores = run.read_json("measures.json")["scores"]
     tokens = run.summary["num_tokens"] if planned.entrant.cls.online() else planned.tokens
-    costs = {"trained_tokens": float(tokens), **run.read_json("timing.json")}
+    costs = {"trained_tokens": float(tokens), **run.timing}
     return {
         "label": planned.entrant.label,
         "algo": planned.resolved.algo,

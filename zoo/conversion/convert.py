@@ -93,9 +93,10 @@ def convert(path: Path, program: str | None = None, algo: str | None = None) -> 
     for key, form in sorted(late.items(), key=lambda pair: "part" in pair[1]):
         _by_value(result, file, key, form)
     _imply(result, table, rule)
-    for name, value, origin, told in read_data(table.data, content, lines, path):
+    for name, value, origin, told, notes in read_data(table.data, content, lines, path):
         if value is not None:
             _set(result, name, value, origin)
+        result.notes += [scrubbed(note) for note in notes]
         result.left_out += [Told(*one) for one in told]
     _tell_the_rest(result, table, rule, forms, file)
     _check(result)

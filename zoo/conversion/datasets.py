@@ -11,8 +11,10 @@ from zoo.options.strict_yaml import Lines
 
 Left = tuple[str, Any, int, str]
 """A key, its value, its line, and why it is left out."""
-Found = tuple[str, Any, str, list[Left]]
-"""An option, its value (None for none), where it came from, and what is left out."""
+Read = tuple[str | None, list[Left], list[str]]
+"""The value of an option, what is left out, and notes."""
+Found = tuple[str, Any, str, list[Left], list[str]]
+"""An option, its value (None for none), where it came from, what is left out, and notes."""
 PARTS = ("path", "split", "name", "data_files", "type", "ds_type", "fraction")
 TYPED = "zoo finds the format by itself; `zoo data` shows what it reads."
 
@@ -25,17 +27,17 @@ def read_data(roles: Mapping[str, str], content: Mapping[str, Any], lines: Lines
     for key, role in roles.items():
         option, _, form = role.partition(" of ")
         if form and content.get(key) not in (None, "", []):
-            value, left = READERS[form](key, content, lines, file)
-            yield option, value, f"line {lines[(key,)]}: {key}", left
+            value, left, notes = READERS[form](key, content, lines, file)
+            yield option, value, f"line {lines[(key,)]}: {key}", left, notes
 
 
-def _hub(key: str, content: Mapping[str, Any], lines: Lines, file: Path) -> tuple[str, list[Left]]:
+def _hub(key: str, content: Mapping[str, Any], lines: Lines, file: Path) -> Read:
     """`dataset_name`, with the configuration that `dataset_config` names."""
     config = content.get("dataset_config")
-    return f"{content[key]}:{config}" if config else str(content[key]), []
+    return f"{content[key]}:{config}" if config else str(content[key]), [], []
 
 
-def _list(key: str, content: Mapping[str, Any], lines: Lines, file: Path) -> tuple[str | None, list[Left]]:
+def _list(key: str, content: Mapping[str, Any], lines: Lines, file: Path) -> Read:
     """A list of mappings with a `path`."""
     parts, left = [], list[Left]()
     entries = content[key] if isinstance(content[key], list) else [content[key]]
@@ -58,27 +60,29 @@ def _list(key: str, content: Mapping[str, Any], lines: Lines, file: Path) -> tup
             if value is not None and (name in ("type", "ds_type") or name not in PARTS):
                 left.append((f"{key}.{name}", value, line, TYPED if name in ("type", "ds_type") else
                              "zoo reads columns by their names; --columns says other ones."))  # fmt: skip
-    return " + ".join(parts) or None, left
+    return " + ".join(parts) or None, left, []
 
 
-def _registered(key: str, content: Mapping[str, Any], lines: Lines, file: Path) -> tuple[str, list[Left]]:
+def _registered(key: str, content: Mapping[str, Any], lines: Lines, file: Path) -> Read:
     """Names that a `dataset_info.json` in `dataset_dir` leads to files and hub datasets."""
     folder = Path(str(content.get("dataset_dir", "data")))
     known = _registry(folder)
     names = content[key] if isinstance(content[key], list) else str(content[key]).split(",")
-    parts, left = [], list[Left]()
+    parts, left, notes = [], list[Left](), list[str]()
     for name in (str(one).strip() for one in names):
         entry = known.get(name)
         if not isinstance(entry, dict) or not (entry.get("file_name") or entry.get("hf_hub_url")):
             parts.append(name)
-            left.append((key, name, lines[(key,)], f"{folder / 'dataset_info.json'} does not say which file it is: "
-                         "write the path, or the hub's owner/name, in its place."))  # fmt: skip
+            if not Path(name).exists():
+                why = f"{folder / 'dataset_info.json'} does not say which file it is"
+                hint = "write the path, or the hub's owner/name, in its place"
+                notes.append(f"{key} {name} is taken as it stands, for {why}: {hint}.")
             continue
         parts.append(str(folder / entry["file_name"]) if entry.get("file_name") else entry["hf_hub_url"])
         for option in ("columns", "tags", "formatting", "subset", "split", "num_samples"):
             if entry.get(option):
                 left.append((f"{key}.{name}.{option}", entry[option], lines[(key,)], TYPED))
-    return " + ".join(map(_quoted, parts)) if len(parts) > 1 else parts[0], left
+    return " + ".join(map(_quoted, parts)) if len(parts) > 1 else parts[0], left, notes
 
 
 def _registry(folder: Path) -> dict[str, Any]:

@@ -121,6 +121,8 @@ class Chat:
     @in_words
     def __call__(self, question: str) -> str:
         """The answer to a question after all that was said. Raises ZooError where the chat template refuses it."""
+        if not isinstance(question, str):
+            raise ZooError(f"A question is a text, not a {type(question).__name__}.", 'Ask chat("What is 3 + 3?").')
         self.messages.append({"role": "user", "content": question})
         try:
             (text,) = answers.answer_texts(self.subject, [self.messages], self.sampling, self.seed + self.turn)

@@ -17,7 +17,7 @@ from zoo.errors import ZooError, nearest
 from zoo.libraries import hub
 from zoo.models.default import HUB_NAME, NAME, WHEEL, convert_gguf, default_model, is_unpacked, unpacked_folder
 from zoo.paths import cache_folder, typed_path
-from zoo.runs import Run, find_run, find_runs, is_held, is_run_name, saved_steps, split_checkpoint
+from zoo.runs import Run, find_run, find_runs, is_held, is_run_name, newest_of, saved_steps, split_checkpoint
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
@@ -222,8 +222,15 @@ def expect(name: str, out: str) -> None:
 def told_of_runs(error: NotFound, name: str, out: str) -> NotFound:
     """The error for an unknown name, with the nearest name of a model, and the runs that exist."""
     runs = [run.name for run in find_runs(out)]
-    listed = f"Runs in {out}/: {', '.join(runs)}. " if runs else f"There are no runs in {out}/. "
-    return NotFound(error.message + nearest(name, [*runs, NAME, *named_models()]), listed + error.hint)
+    listed = f"Runs in {out}/: {newest_of(runs)}. " if runs else f"There are no runs in {out}/. "
+    return NotFound(error.message + nearest(name, [*runs, *_beside(name)]), listed + error.hint)
+
+
+def _beside(name: str) -> list[str]:
+    """Names of models, and folders with one where the named folder would be."""
+    folder = typed_path(name).parent
+    files = folder.glob("*/*config.json") if folder.is_dir() else []
+    return [NAME, *named_models(), *dict.fromkeys(str(file.parent) for file in files)]
 
 
 def _look_for(name: str) -> Found:
@@ -249,7 +256,7 @@ def _look_for(name: str) -> Found:
         return Found(Source(name, copy), "in the hub's cache")
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise _out_of_reach(name, "offline")
-    guess = "" if "/" in name else nearest(name, [NAME, *named_models()])
+    guess = nearest(name, _beside(name))
     return Found(Source(name, None), f"fetched from the hub, if it is there.{guess}", asked_of_hub=True)
 
 

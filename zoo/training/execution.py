@@ -39,7 +39,7 @@ from zoo.training.record import report, shown
 from zoo.training.record.checkpoints import newest
 from zoo.training.record.heartbeat import beating
 from zoo.training.record.listeners import Listeners, spoken_warnings
-from zoo.training.record.progress import counter
+from zoo.training.record.progress import counter, duration
 from zoo.training.record.records import Records
 from zoo.training.record.signals import Signals, Stopped, exit_status, signal_name
 from zoo.training.requeue import job_facts
@@ -50,6 +50,11 @@ from zoo.values.records import StreamedRecords
 
 LAST_WORD = 3.0
 """Seconds in which the first process ends the others, where all of them have failed in the same way."""
+STAGES = {
+    "loading": "reading and loading", "before": "scores before", "training": "training",
+    "after": "model and scores after", "report": "report",
+}  # fmt: skip
+"""The stages of a run, in their order, as they are told."""
 
 
 class Execution:
@@ -70,6 +75,7 @@ class Execution:
         self.run: Run
         self.created: Run | None = None
         self.begun = time.monotonic() if begun is None else begun
+        self.took: dict[str, float] = {}
         self.fitting: Fitting | None = None
         self.plugins = registry.manager(algorithm)
         self.assembly = Assembly(resolved, algorithm, self.plugins, console, resumed, allowed)
@@ -150,12 +156,15 @@ class Execution:
         held.callback(self.fitting.close)
         if self.resumed:
             self.fitting.restore()
+        self._took("loading")
         # A run that was killed during its first scoring has no before.json.
         scored = self.resumed is not None and (self.run.path / "before.json").is_file()
         since = time.monotonic()
         before = self.run.read_json("before.json") if scored else self.score_before()
         self.fitting.recorder.deadline.closing = time.monotonic() - since
+        self._took("before")
         stopped = self.fit()
+        self._took("training")
         self.run = self.fitting.run
         if stopped:
             raise self._stopped(stopped, " The checkpoint is complete.")
@@ -228,8 +237,9 @@ class Execution:
     def _answer_some(self, subject: Subject, when: str) -> None:
         """Keep answers to a few held-out prompts."""
         try:
+            progress = counter(self.console, f"Answering held-out prompts ({when})") if self.main else None
             with apart():
-                samples = shown.answers_to_some(subject, self.assembly.held_out)
+                samples = shown.answers_to_some(replace(subject, progress=progress), self.assembly.held_out)
         except ZooError as error:
             self.say(f"No answers to held-out prompts {when} training: {error.message}")
             return
@@ -294,8 +304,9 @@ class Execution:
             "after": {**_numbers(after), **recorder.last},
             "scores": {"before": before, "after": after},
         }
+        self._took("after")
         # A file of its own: the summary of a resumed run is the same, and its times are not.
-        self.run.write_json("timing.json", module.timing.summary())
+        self.run.write_json("timing.json", {**module.timing.summary(), "stages": self.took})
         self.end(summary)
 
     def _export(self) -> None:
@@ -330,8 +341,20 @@ class Execution:
         self._notify("run_end", metrics=last_metrics(self.run))
         tidy(self.run)
         self.run.write_json("summary.json", summary)
+        self._tell_times()
         report.closing_panel(self.console, self.run, summary)
         return self.run
+
+    def _took(self, stage: str) -> None:
+        """Note the seconds since the stage before."""
+        self.took[stage] = time.monotonic() - self.begun - sum(self.took.values())
+
+    def _tell_times(self) -> None:
+        """Say where the time of this process went."""
+        if self.took:
+            self._took("report")
+            parts = ", ".join(f"{STAGES[stage]} {duration(seconds)}" for stage, seconds in self.took.items())
+            self.say(f"Took {duration(sum(self.took.values()))}: {parts}.")
 
     def _facts(self, module: PostTraining) -> dict[str, Any]:
         rollouts = module.rollouts

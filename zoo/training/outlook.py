@@ -399,7 +399,7 @@ class _Look:
         if learns_from_rewards(self.cls, self.roles) and not self.core.reward:
             raise ZooError(
                 f"{self.resolved.algo} learns from a reward, and none is named.",
-                "Add one that `zoo rewards` lists (--reward length), or your own function: --reward ./mine.py:score",
+                "Add one of docs/rewards.md (--reward length), or a function of your own: --reward ./mine.py:score",
             )
 
     def _engine(self) -> None:

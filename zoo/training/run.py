@@ -37,6 +37,9 @@ from zoo.training.resuming import (
     refuse_foreign_code,
 )
 
+OTHER_WORDS = 3
+"""Unknown options of a config file from which on it may be another program's."""
+
 
 @in_words
 def train(
@@ -205,6 +208,7 @@ def resolve_options(
     from_file = file.pop("algo", None)
     name = algo or from_file or registry.default_name()
     short, cls = described(str(name))
+    _refuse_other_program(config, file, cls)
     layers = [(str(config), file), *between, (origin, _given(given, cls))]
     resolved = resolve(
         str(name) if ".py" in str(name) or is_lent(str(name)) else short,
@@ -218,6 +222,21 @@ def resolve_options(
     check_values(resolved.core, resolved.origin)
     resolved.core.model = with_adapter(resolved.core.model, resolved.core.adapter, resolved.core.out)
     return resolved, cls
+
+
+def _refuse_other_program(config: str | Path | None, file: Mapping[str, Any], cls: Any) -> None:
+    """Raises ZooError for a config file in another program's words."""
+    own = {option.name for option in (*options_of(TrainConfig), *options_of(cls.Config))}
+    if len(unknown := {*file} - own) < OTHER_WORDS:
+        return
+    from zoo.conversion.tables import all_tables
+
+    known, program = max((len(unknown & table.known()), table.program) for table in all_tables().values())
+    if 2 * known > len(unknown):
+        raise ZooError(
+            f"{config} has {len(unknown)} options that zoo does not have, and looks like a file of {program}.",
+            f"zoo convert-config {config}",
+        )
 
 
 def _given(values: Mapping[str, Any], cls: Any) -> dict[str, Any]:

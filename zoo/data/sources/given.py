@@ -205,12 +205,21 @@ def _check(option: str, value: Any) -> None:
         raise ZooError(f"{option} is a {type_of(value)}, which is read only once.", "Give the function that makes it.")
     if callable(getattr(value, "collect", None)):
         raise ZooError(f"{option} is a {type_of(value)}, whose rows are not computed yet.", f"Give {option}.collect().")
+    if isinstance(value, Mapping) and not {"train", *HELD_OUT} & {*value} and any(map(_is_column, value.values())):
+        columns = ", ".join(map(str, value))
+        hint = f"Give a list with a dict for each row, or datasets.Dataset.from_dict({option})."
+        raise ZooError(f"{option} is a {type_of(value)} of columns ({columns}), not of rows.", hint)
     for part in value.values() if isinstance(value, Mapping) else [value]:
         if isinstance(part, bytes) or not (callable(part) or isinstance(part, Iterable)):
             raise ZooError(f"{option} is a {type_of(value)}, which has no rows.", f"Give a path, a mixture, {TAKEN}.")
         if _is_function(part) and (needed := _arguments(part)):
             hint = f"Give one without arguments: {option}=lambda: {getattr(part, '__name__', 'rows')}(…)."
             raise ZooError(f"{option} is a function that needs arguments: {', '.join(needed)}.", hint)
+
+
+def _is_column(value: Any) -> bool:
+    """Whether it holds values of one column rather than rows."""
+    return isinstance(value, list | tuple) and not any(isinstance(one, Mapping) for one in value)
 
 
 def _arguments(function: Callable[..., Any]) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zoo.data.report import each_part
+from zoo.evals.kept_scores import changes_of
 from zoo.numbers import amount, decimal
 from zoo.report.plots.series import Series
 from zoo.report.sections.alarms import LENGTH_RATIO, alarms
@@ -26,9 +27,9 @@ def run_warnings(run: Run, series: Series, samples: Sequence[Row]) -> list[str]:
     """The warnings of one run. series: of its metrics; samples: its own."""
     summary, warnings = run.summary, []
     before, after = summary.get("before", {}), summary.get("after", {})
-    warnings += _fallen_scores(summary)
+    warnings += _fallen_scores(run)
     warnings += alarms(series)
-    warnings += length_warning("The answers", *mean_words(samples))
+    warnings += length_warning("The shown answers", *mean_words(samples), unit="words")
     warnings += _few_held_out(run.part("data.json", "held_out", "encoded").get("records"), after)
     warnings += displacement("The chosen answers", before.get("val/logps/chosen"), after.get("val/logps/chosen"))
     before_and_after = (side.get("val/logps/desirable") for side in (before, after))
@@ -71,21 +72,24 @@ def displacement(what: str, before: float | None, after: float | None) -> list[s
     return [f"{what} of the held-out data became less likely: log π fell from {before:.1f} to {after:.1f}."]
 
 
-def length_warning(whose: str, before: float | None, after: float | None) -> list[str]:
+def length_warning(whose: str, before: float | None, after: float | None, unit: str = "tokens") -> list[str]:
     """A sentence if answers became much longer or much shorter."""
     if not before or not after or 1 / LENGTH_RATIO < after / before < LENGTH_RATIO:
         return []
-    return [f"{whose} are {after / before:.1f} times as long as the initial model's ({before:.0f} → {after:.0f})."]
-
-
-def _fallen_scores(summary: dict[str, Any]) -> list[str]:
-    scores = summary.get("scores", {})
     return [
-        f"{name} fell from {decimal(scores['before'][name]['value'])} to {decimal(score['value'])}."
-        for name, score in scores.get("after", {}).items()
-        if name in scores.get("before", {})
-        and score.get("higher_is_better", True)
-        and score["value"] < scores["before"][name]["value"]
+        f"{whose} are {after / before:.1f} times as long as the initial model's ({before:.0f} → {after:.0f} {unit})."
+    ]
+
+
+def _fallen_scores(run: Run) -> list[str]:
+    """A sentence for each score that fell by more than its noise."""
+    scores = run.summary.get("scores", {})
+    return [
+        f"{name} fell from {decimal(scores['before'][name]['value'])} to {decimal(scores['after'][name]['value'])}."
+        for name, change in changes_of(run).items()
+        if scores["after"][name].get("higher_is_better", True)
+        and change.value < 0
+        and (change.high is None or change.high < 0)
     ]
 
 
