@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from zoo.libraries.pissa import PRINCIPAL, begins_at_base, joined, saved_as_one
+from zoo.libraries.quiet import quiet_progress
 from zoo.libraries.reliance import importing, relies_on, require
 from zoo.libraries.streamed import TYPES, order_of, write
 from zoo.libraries.tiny import IDS, make_tiny
@@ -158,7 +159,9 @@ def load_gguf(file: Path) -> tuple[Any, Any]:
     the same configuration.
     """
     tokenizer = load("AutoTokenizer", file.parent, gguf_file=file.name)
-    return _plain(load("AutoModelForCausalLM", file.parent, gguf_file=file.name, dtype=torch.float32)), tokenizer
+    with quiet_progress():
+        model = load("AutoModelForCausalLM", file.parent, gguf_file=file.name, dtype=torch.float32)
+    return _plain(model), tokenizer
 
 
 def _plain(loaded: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,19 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     # To torch, a skipped first step looks like a wrong order of calls.
     warnings.filterwarnings("ignore", message=r".*`lr_scheduler.step\(\)` before `optimizer.step\(\)`.*")
+
+
+@contextlib.contextmanager
+def quiet_progress() -> Iterator[None]:
+    """transformers draws a bar for the tensors of a GGUF file, also where nobody can see it move."""
+    from tqdm.auto import tqdm
+
+    before = tqdm.__init__
+    tqdm.__init__ = functools.partialmethod(before, disable=True)
+    try:
+        yield
+    finally:
+        tqdm.__init__ = before
 
 
 @contextlib.contextmanager
