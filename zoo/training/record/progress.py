@@ -104,7 +104,7 @@ class Watch:
             drawn = [BarColumn(bar_width=20)] if self.console.width >= NARROW else []
             self._bar = Progress(
                 TextColumn("training"), *drawn, MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[numbers]}", markup=False), console=self.console,
+                TextColumn("left"), TextColumn("{task.fields[numbers]}", markup=False), console=self.console,
             )  # fmt: skip
             self._task = self._bar.add_task("", total=self.total, numbers="")
             self._bar.start()
@@ -120,8 +120,8 @@ class Watch:
             return
         if any(name.startswith("val/") for name in values):
             self._validation = {"val/loss": values["val/loss"]} if "val/loss" in values else {}
-            if not self.live:
-                self._line("validation", step, values)
+            # Above the live line, whose numbers the next step replaces.
+            self._line("validation", step, values)
             return
         self._pace.step(step, values.get("num_tokens", 0.0))
         if self._bar is not None:
@@ -149,7 +149,7 @@ class Watch:
     def _room(self) -> int:
         """Columns beside the bar, the steps and the times."""
         bar = len("training ") + (21 if self.console.width >= NARROW else 0)
-        return self.console.width - bar - 2 * len(f"{self.total}") - len("/ 0:00:00 -:--:-- ")
+        return self.console.width - bar - 2 * len(f"{self.total}") - len("/ 0:00:00 -:--:-- left ")
 
     def say(self, text: str) -> None:
         """A line of its own, above the live line."""
