@@ -520,3 +520,10 @@ def test_the_card_of_an_algorithm_lists_its_variants():
     shown = cli("algos", "grpo")[1]
     assert "--variant dapo" in shown and "clip_high 0.28" in shown
     assert json.loads(cli("algos", "grpo", "--json")[1])["variants"]["dapo"]["clip_high"] == 0.28
+
+
+def test_an_evaluation_of_a_run_says_where_it_reads_the_starter_set(run):
+    told = good("eval", "mine", "--eval", "heldout_loss", "--limit", "2")
+    assert "not on the run's own data" in told and 'heldout_loss(data=FILE)"' in told
+    data = run.config["data"]
+    assert "own data" not in good("eval", "mine", "--eval", f"heldout_loss(data={data})", "--limit", "2")

@@ -15,6 +15,8 @@ from zoo.errors import ZooError
 from zoo.numbers import decimal
 from zoo.terminal import Console, print_json
 
+STARTER = "starter"
+"""The data that evaluations read by default."""
 EXAMPLES = (
     "zoo eval last --samples 3",
     "zoo eval smollm2-135m --eval instructions --limit 20 --json",
@@ -100,9 +102,9 @@ def evaluate(
     if not reward and judge is None and (data or columns):
         raise ZooError(
             "--data and --columns are for --reward and --judge, and neither is given.",
-            f'Add one. An evaluation takes its data in parentheses: --eval "accuracy(data={data or "starter"})".',
+            f'Add one. An evaluation takes its data in parentheses: --eval "accuracy(data={data or STARTER})".',
         )
-    evals = [*(evals or []), *_judged(judge, against, data or "starter", columns, max_new_tokens, out)]
+    evals = [*(evals or []), *_judged(judge, against, data or STARTER, columns, max_new_tokens, out)]
     template_text(AUTO if template is None else template)
     args = named.template_args(template_args)
     asked_for = choose(evals, catalogue)
@@ -122,8 +124,9 @@ def evaluate(
             model, out, console.say, against=against, limit=limit, progress=progress, asked=template, args=args
         )
     wanted = to_measure(
-        subject, evals, reward or [], data or "starter", columns, max_new_tokens, out, console.say
+        subject, evals, reward or [], data or STARTER, columns, max_new_tokens, out, console.say
     )  # fmt: skip
+    _tell_of_starter(wanted, model if needs_model else None, out, console)
     results = {}
     for chosen, score in measured(subject, wanted):
         results[score.name] = {**score.as_json(), "samples": score.samples[:samples]}
@@ -131,6 +134,25 @@ def evaluate(
             _show(console, score, chosen.evaluation.help, samples)
     if as_json:
         print_json(results)
+
+
+def _tell_of_starter(wanted: list[Any], model: str | None, out: str, console: Console) -> None:
+    """Say which evaluations of a run read the starter set, where the run learned from something else."""
+    from zoo.evals.chosen import options_of
+    from zoo.runs import find_run, is_run_name, split_checkpoint
+
+    if model is None or not is_run_name(model, out):
+        return
+    learned = str(find_run(split_checkpoint(model)[0], out).config.get("data"))
+    named = [
+        chosen.label for chosen in wanted if "data" not in chosen.options
+        for option in options_of(chosen.evaluation) if option.name == "data" and option.default == STARTER
+    ]  # fmt: skip
+    if named and STARTER not in learned:
+        console.say(
+            f"On the starter set, and not on the run's own data ({learned}): {', '.join(named)}. On other rows: --eval "
+            f'"{named[0].partition("(")[0]}(data=FILE)"'
+        )
 
 
 def _show(console: Console, score: Any, about: str, samples: int) -> None:
