@@ -325,3 +325,19 @@ def test_zoo_train_knows_the_file_of_another_program(folder):
     (folder / "theirs.yaml").write_text(TRL, encoding="utf-8")
     status, shown = typed("train", "--config", "theirs.yaml", "--dry-run")
     assert status == 2 and "looks like a file of TRL" in shown and "zoo convert-config theirs.yaml" in shown
+
+
+@pytest.mark.parametrize(
+    "words", ["stage: dpo\nbeta: 0.1\nlabel_smoothing: 0.1\n", "model: tiny\ndesirable_weight: 1.0\n"]
+)
+def test_options_of_another_algorithm_are_not_taken_for_another_program(folder, words):
+    (folder / "ours.yaml").write_text(words, encoding="utf-8")
+    status, shown = typed("train", "--config", "ours.yaml", "--dry-run")
+    assert status == 2 and "looks like" not in shown and "Unknown option" in shown
+
+
+def test_what_needs_no_word_is_told_with_its_own_reason(folder):
+    result = converted(folder, "base_model: m\nrl: dpo\nadapter: lora\nbf16: auto\n")
+    assert "precision" not in result.options and "So does zoo" in told(result)["bf16"]
+    result = converted(folder, "stage: sft\nmodel_name_or_path: m\ndo_train: true\noutput_dir: saves\n")
+    assert "zoo train" in told(result)["do_train"] and "--name" in told(result)["output_dir"]

@@ -75,3 +75,19 @@ def test_without_a_connection_the_earlier_copy_is_used_and_named(old, monkeypatc
     shutil.rmtree(old)
     with pytest.raises(ZooError, match="No network"):
         default.default_model(said.append)
+
+
+def test_no_bar_is_drawn_while_it_is_unpacked(gguf, tmp_path, monkeypatch, capfd):
+    from tqdm.auto import tqdm
+
+    read = transformers.AutoModelForCausalLM.from_pretrained
+
+    def drawn(*arguments, **options):
+        list(tqdm(range(3), desc="tensors"))
+        return read(*arguments, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", drawn)
+    default.convert_gguf(gguf, tmp_path / "new")
+    assert "tensors" not in capfd.readouterr().err
+    list(tqdm(range(3), desc="tensors"))
+    assert "tensors" in capfd.readouterr().err, "those of the user are drawn"

@@ -1,11 +1,15 @@
 """A run whose every step was skipped has trained nothing: it has failed, and is not shown as a success."""
 
+import re
+from unittest import mock
+
 import pytest
 from tiny_runs import cli, data_for, float32_flags, plugin_file, trainer
 
 import zoo
 from zoo.errors import TrainingFailed, ZooError
 from zoo.runs import Run
+from zoo.training.step.module import PostTraining
 
 ALGORITHM = """
 class Mine(Algorithm):
@@ -95,3 +99,32 @@ def test_rewards_that_are_all_missing(tmp_path, tiny_folder, monkeypatch):
         )  # fmt: skip
     assert "samples.jsonl" in failed.value.hint
     assert Run(tmp_path / "runs" / "mine").summary["unrewarded_rollouts"] == 1
+
+
+def test_a_run_that_an_error_ends_says_why_and_goes_on_when_that_is_mended(train, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    real = PostTraining.training_step
+
+    def fails(self, batch, index):
+        if self.steps_done == 2:
+            raise ZooError("The reward gave a text.", "Repair it.")
+        return real(self, batch, index)
+
+    options = {"name": "mine", "max_steps": 4, "save_every": 1, "broken": 0}
+    with mock.patch.object(PostTraining, "training_step", fails), pytest.raises(ZooError, match="gave a text"):
+        train("no number", **options)
+    run = Run(tmp_path / "runs" / "mine")
+    assert run.summary == {"status": "stopped", "steps": 2, "reason": "The reward gave a text.", "hint": "Repair it."}
+    assert "  The reward gave a text. Repair it." in cli("runs", "mine")[1]
+    assert zoo.resume(run.path, quiet=True).status == "finished"
+    assert "gave a text" not in cli("runs", "mine")[1]
+
+
+def test_the_end_of_a_run_says_where_its_time_went(train, capsys):
+    run = train("no number", broken=0, quiet=False, name="mine")
+    stages = run.read_json("timing.json")["stages"]
+    assert list(stages) == ["loading", "before", "training", "after"] and min(stages.values()) >= 0
+    assert re.search(r"Took \d+s: reading and loading \d+s, .*report \d+s\.", capsys.readouterr().out)
+    page = (run.path / "report.html").read_text(encoding="utf-8")
+    assert "seconds of loading" in page and "&#39;loading&#39;" not in page
+    assert "stages" not in run.timing and run.timing["seconds"] > 0

@@ -350,3 +350,23 @@ def test_a_bad_row_among_the_first_is_no_reason_to_refuse_but_all_of_them_are(pl
         glance(data, ("demonstration",), Reading(strict=True))
     with pytest.raises(ZooError, match="none of the 5 rows can be used"):
         glance(write_rows(place / "bad.jsonl", rows[:1] * 5), ("demonstration",), Reading(format="prompt-completion"))
+
+
+def test_a_folder_with_a_model_is_proposed_for_a_mistyped_one(place, monkeypatch):
+    (place / "notes").mkdir()
+    (place / "notes" / "package_config.json").write_text("{}")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for typed, proposed in (("tniy", " Did you mean 'tiny'?"), ("ntes", "")):
+        with pytest.raises(ZooError) as error:
+            look_for(typed, "runs")
+        assert error.value.message.endswith(f"(offline).{proposed}")
+
+
+def test_the_memory_is_not_computed_for_a_run_that_cannot_begin(place, monkeypatch):
+    asked = []
+    monkeypatch.setattr("zoo.training.outlook.preflight", lambda models, plan: asked.append(models))
+    look()
+    assert len(asked) == 1
+    with pytest.raises(ZooError, match="nothere"):
+        look(data="nothere.jsonl")
+    assert len(asked) == 1, "it loads torch"

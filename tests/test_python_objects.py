@@ -119,6 +119,9 @@ def test_dir_shows_what_there_is_and_loads_no_torch():
     code = "import sys, zoo; print(*dir(zoo)); zoo.load_run; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
     assert set(out[0].split()) == set(zoo.__all__) and out[1] == "False"
+    with pytest.raises(AttributeError) as missing:
+        _ = zoo.trian
+    assert missing.value.name == "trian" and missing.value.obj is zoo, "from which Python proposes a name"
     assert all(callable(getattr(zoo, name)) for name in zoo.__all__ if name != "__version__")
 
 
@@ -131,6 +134,8 @@ def test_a_run_is_evaluated_compared_and_chatted_with(train, tmp_path):
     compared = zoo.compare(first, second)
     assert list(compared.frame.index) == ["a", "b"] and "loss" in compared.frame and "<table" in compared._repr_html_()
     chat = zoo.chat(second, temperature=0, max_new_tokens=3)
+    with pytest.raises(ZooError, match="A question is a text, not a int"):
+        chat(5)
     assert isinstance(chat("Hello."), str) and [one["role"] for one in chat.messages] == ["user", "assistant"]
 
 
@@ -249,6 +254,7 @@ CALLS = {
     "compare nothing": (lambda: zoo.compare(), "algo"),
     "compare runs": (lambda: zoo.compare("nothere", "nothere"), "No run is called 'nothere'"),
     "compare rows": (lambda: zoo.compare(algos=["sft"], data=3), "data is a"),
+    "compare runs with a sweep": (lambda: zoo.compare("a", "b", sweep={}), "Finished runs are compared as they are"),
     "compare no algorithm": (lambda: zoo.compare(algos=["sft", int], data="x"), "algo is the class int, and not an"),
     "compare two of a name": (lambda: zoo.compare(algos={"a": Raise, "b": type("Raise", (Raise,), {})}), "Two classes"),
     "compare with a source": (lambda: zoo.compare(algos=["sft"], sources={"a": [{}]}), "sources has 'a'"),

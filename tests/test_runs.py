@@ -13,7 +13,7 @@ from tiny_runs import cli
 import zoo
 from zoo.comparison.finished import compare_runs
 from zoo.errors import ZooError
-from zoo.runs import Run, create_run, find_run, find_runs, is_run_name
+from zoo.runs import Run, create_run, find_run, find_runs, is_run_name, newest_of
 
 
 def make(folder, name=None, default="sft-tiny"):
@@ -239,3 +239,9 @@ def test_a_damaged_run_does_not_hide_the_others(tmp_path, monkeypatch):
     assert [row["status"] for row in json.loads(cli("runs", "--json")[1])] == ["damaged", "unfinished"]
     status, _, err = cli("runs", "first")
     assert status == 2 and "runs/first/summary.json:1 is damaged" in err and "Traceback" not in err
+
+
+def test_an_error_names_the_newest_runs_and_counts_the_others():
+    names = [f"run-{i}" for i in range(12)]
+    assert newest_of(names[:10]) == ", ".join(names[:10])
+    assert newest_of(names) == ", ".join(names[2:]) + " and 2 older ones (`zoo runs`)"

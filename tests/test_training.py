@@ -415,6 +415,13 @@ def test_no_share_held_out_means_no_validation_whatever_the_source_brings(train,
     assert "Held out for validation: 4 records." in capsys.readouterr().out
 
 
+def test_rows_of_one_prompt_are_trained_on_without_validation(train, capsys):
+    rows = [{"prompt": "Say.", "completion": f"It is {i}."} for i in range(24)]
+    run = train("sft", data=rows, max_steps=1, eval_fraction=0.1, quiet=False)
+    assert "Nothing is held out, for all records have the same prompt: no validation." in capsys.readouterr().out
+    assert run.status == "finished" and "held_out" not in run.read_json("data.json")
+
+
 def test_validation_does_not_change_what_is_learned(train, tmp_path):
     held_out = write_rows(tmp_path / "held.jsonl", demonstrations(7, seed=9))
     plain = train("sft", lr=1e-3, max_steps=3, neftune_alpha=5.0)

@@ -13,10 +13,9 @@ from zoo.cli.completion import model_names
 from zoo.cli.listings import NARROW_TABLE, Adapter, Json, TemplateArgs, show_entry
 from zoo.errors import ZooError
 from zoo.numbers import decimal
+from zoo.options.config import DATA
 from zoo.terminal import Console, print_json
 
-STARTER = "starter"
-"""The data that evaluations read by default."""
 EXAMPLES = (
     "zoo eval last --samples 3",
     "zoo eval smollm2-135m --eval instructions --limit 20 --json",
@@ -102,9 +101,9 @@ def evaluate(
     if not reward and judge is None and (data or columns):
         raise ZooError(
             "--data and --columns are for --reward and --judge, and neither is given.",
-            f'Add one. An evaluation takes its data in parentheses: --eval "accuracy(data={data or STARTER})".',
+            f'Add one. An evaluation takes its data in parentheses: --eval "accuracy(data={data or DATA})".',
         )
-    evals = [*(evals or []), *_judged(judge, against, data or STARTER, columns, max_new_tokens, out)]
+    evals = [*(evals or []), *_judged(judge, against, data or DATA, columns, max_new_tokens, out)]
     template_text(AUTO if template is None else template)
     args = named.template_args(template_args)
     asked_for = choose(evals, catalogue)
@@ -124,7 +123,7 @@ def evaluate(
             model, out, console.say, against=against, limit=limit, progress=progress, asked=template, args=args
         )
     wanted = to_measure(
-        subject, evals, reward or [], data or STARTER, columns, max_new_tokens, out, console.say
+        subject, evals, reward or [], data or DATA, columns, max_new_tokens, out, console.say
     )  # fmt: skip
     _tell_of_starter(wanted, model if needs_model else None, out, console)
     results = {}
@@ -146,9 +145,9 @@ def _tell_of_starter(wanted: list[Any], model: str | None, out: str, console: Co
     learned = str(find_run(split_checkpoint(model)[0], out).config.get("data"))
     named = [
         chosen.label for chosen in wanted if "data" not in chosen.options
-        for option in options_of(chosen.evaluation) if option.name == "data" and option.default == STARTER
+        for option in options_of(chosen.evaluation) if option.name == "data" and option.default == DATA
     ]  # fmt: skip
-    if named and STARTER not in learned:
+    if named and DATA not in learned:
         console.say(
             f"On the starter set, and not on the run's own data ({learned}): {', '.join(named)}. On other rows: --eval "
             f'"{named[0].partition("(")[0]}(data=FILE)"'

@@ -24,8 +24,6 @@ from zoo.terminal import Console, plain, print_json
 COLUMNS = ("run", "status", "algo", "model", "data", "steps", "before → after")
 SHOWN_OPTIONS = ("algo", "model", "data")
 """Options that a list of runs shows."""
-DEFAULT = "default"
-"""How the origin of an option begins that nobody gave."""
 SORTED_BY = ("name", "status", *SHOWN_OPTIONS, "steps")
 """What a list of runs can be sorted by, besides the scores after training."""
 
@@ -53,7 +51,7 @@ def runs(
     yes: Annotated[bool, typer.Option("--yes", help="With --delete: do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the runs, or show one: scores before and after, options that differ from the defaults, and its files."""
+    """List the runs, or show one: scores before and after, why it stopped, options that were given, and its files."""
     from zoo.runs import find_run, find_runs
 
     if delete is not None:
@@ -209,7 +207,7 @@ def _run_row(run: Any) -> dict[str, Any]:
 
 
 def _show_run(run: Any, state: str) -> None:
-    from zoo.options.config import TrainConfig
+    from zoo.options.config import TrainConfig, is_default
     from zoo.runs import saved_steps
 
     console = Console()
@@ -218,8 +216,8 @@ def _show_run(run: Any, state: str) -> None:
     defaults = {"algo": run.config.get("algo"), **asdict(TrainConfig())}
     origins = run.read_json("origins.json")
     for name, value in run.config.items():
-        # What an algorithm's own defaults are, the origins know.
-        if not origins.get(name, "").startswith(DEFAULT) and value != defaults.get(name, DEFAULT):
+        # A run of an older version has no origins.
+        if not is_default(origins[name]) if name in origins else name not in defaults or value != defaults[name]:
             console.print(f"  {name} {value}")
     for file in sorted(run.path.iterdir()):
         console.say(f"  {file}")

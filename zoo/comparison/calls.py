@@ -67,7 +67,8 @@ def compare(
     where rows, a function and a model may stand as in `train`; sources: as of `train`. Returns what was found, which a
     notebook shows as a table. Raises ZooError.
     """
-    if runs and (algos or config or options):
+    asked = (algos, seeds, config, sets, sweep, tune_by, tune_seeds, tokens, cases, out, sources)
+    if runs and (options or any(one is not None for one in asked)):
         raise ZooError("Finished runs are compared as they are.", "Give runs alone, or algos and their options.")
     if runs:
         return Compared(compare_runs([run if isinstance(run, Run) else find_run(str(run)) for run in runs]))

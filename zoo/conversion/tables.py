@@ -6,7 +6,7 @@ files. One that others build on (`extends`) has no `program`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -71,6 +71,12 @@ def choose(name: str | None, keys: list[str]) -> Table:
         alike = [name for count, name in counts if count == counts[0][0]]
         raise ZooError(f"The file could be one of {' or '.join(sorted(alike))}.", f"Say which: --from {alike[0]}.")
     return tables[counts[0][1]]
+
+
+def program_of(keys: Collection[str]) -> str | None:
+    """The program whose words these keys are, of which one names the model; None where there is none."""
+    tables = [table for table in all_tables().values() if any(table.options.get(key) == "model" for key in keys)]
+    return max(tables, key=lambda table: len(table.known() & {*keys})).program if tables else None
 
 
 _content = cache(read_yaml)

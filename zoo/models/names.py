@@ -20,6 +20,8 @@ from zoo.paths import cache_folder, typed_path
 from zoo.runs import Run, find_run, find_runs, is_held, is_run_name, newest_of, saved_steps, split_checkpoint
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json", "adapter_model.safetensors")
+CONFIGS = ("config.json", "adapter_config.json")
+"""What makes a folder that of a model, or of adapters."""
 PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt")
 ACCEPTED = (
     "Give a folder with config.json and weights, a .gguf file, a run, a hub name owner/name, smollm2-135m, or what a "
@@ -228,9 +230,8 @@ def told_of_runs(error: NotFound, name: str, out: str) -> NotFound:
 
 def _beside(name: str) -> list[str]:
     """Names of models, and folders with one where the named folder would be."""
-    folder = typed_path(name).parent
-    files = folder.glob("*/*config.json") if folder.is_dir() else []
-    return [NAME, *named_models(), *dict.fromkeys(str(file.parent) for file in files)]
+    found = sorted(file for config in CONFIGS for file in typed_path(name).parent.glob(f"*/{config}"))
+    return [NAME, *named_models(), *(str(file.parent) for file in found)]
 
 
 def _look_for(name: str) -> Found:
@@ -269,7 +270,7 @@ def _copy_of_hub(name: str) -> Path | None:
     if not hub.may_be_cached(name):
         return None
     try:
-        return hub.cached_folder(name, "config.json", "adapter_config.json")
+        return hub.cached_folder(name, *CONFIGS)
     except hub.NotOnHub:
         raise NotFound(f"There is no model '{name}'.", ACCEPTED) from None
 
@@ -329,7 +330,7 @@ def _finished_run(run: Path) -> Path:
 
 def _check_folder(path: Path) -> None:
     names = {file.name for file in path.iterdir()}
-    if not names & {"config.json", "adapter_config.json"}:
+    if not names & {*CONFIGS}:
         if inner := adapters_in(path):
             raise ZooError(
                 f"{path} has its adapters in folders of their own: {', '.join(inner)}.",

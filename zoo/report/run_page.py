@@ -54,7 +54,7 @@ def content(run: Run) -> dict[str, Any]:
         "title": run.name,
         "summary": summary,
         "config": config,
-        "timing": run.read_json("timing.json"),
+        "timing": run.timing | {f"seconds of {name}": took for name, took in run.part("timing.json", "stages").items()},
         "warnings": run_warnings(run, series, samples),
         "changes": changes(run),
         "plots": plots_of(run, series, samples, steps, slowest_steps(metrics, timings)),

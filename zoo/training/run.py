@@ -18,6 +18,7 @@ from zoo.errors import ZooError, in_words
 from zoo.libraries.quiet import quiet_libraries
 from zoo.models.facts import weights_of
 from zoo.models.names import with_adapter
+from zoo.numbers import amount
 from zoo.options.checks import FSDP, check_values
 from zoo.options.config import Resolved, TrainConfig, resolve
 from zoo.options.fields import options_of
@@ -36,9 +37,6 @@ from zoo.training.resuming import (
     refuse_ended,
     refuse_foreign_code,
 )
-
-OTHER_WORDS = 3
-"""Unknown options of a config file from which on it may be another program's."""
 
 
 @in_words
@@ -226,15 +224,15 @@ def resolve_options(
 
 def _refuse_other_program(config: str | Path | None, file: Mapping[str, Any], cls: Any) -> None:
     """Raises ZooError for a config file in another program's words."""
-    own = {option.name for option in (*options_of(TrainConfig), *options_of(cls.Config))}
-    if len(unknown := {*file} - own) < OTHER_WORDS:
+    unknown = {*file} - {option.name for option in (*options_of(TrainConfig), *options_of(cls.Config))}
+    if not unknown:
         return
-    from zoo.conversion.tables import all_tables
+    from zoo.conversion.tables import program_of
 
-    known, program = max((len(unknown & table.known()), table.program) for table in all_tables().values())
-    if 2 * known > len(unknown):
+    if (program := program_of(unknown)) is not None:
+        count = amount(len(unknown), "option")
         raise ZooError(
-            f"{config} has {len(unknown)} options that zoo does not have, and looks like a file of {program}.",
+            f"{config} has {count} that zoo does not have, and looks like a file of {program}.",
             f"zoo convert-config {config}",
         )
 

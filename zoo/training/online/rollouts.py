@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from zoo.contract.hook_arguments import named_hook
-from zoo.errors import PluginError, ZooError
+from zoo.errors import PluginError
 from zoo.evals.kept_scores import append_samples
 from zoo.libraries.architecture import evaluating
 from zoo.models.precision import autocast
@@ -191,10 +191,6 @@ class Rollouts:
             self._seen.rewarded = False
             self._seen.add(answers, self.writer.texts(answers), [math.nan] * len(answers), {})
             return torch.full((len(answers),), math.nan, device=answers[0].completion.device)
-        if "reward" not in self.rewards:
-            raise ZooError(
-                "This algorithm asks for a reward, and none was named.", "Add --reward, see docs/rewards.md."
-            )
         with self.timing.measured(REWARD):
             scores = self.scored("reward", answers, self.records)
         self._seen.fail(len(answers), scores.failures)
