@@ -65,6 +65,15 @@ def test_help_lists_every_command():
     assert cli()[1].startswith("\n Usage") or "Usage" in "".join(cli()[1:]), "no command at all shows the help too"
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    {"new": "new-plugin", "convert": "convert-config", "plugin": "new-plugin", "trian": "train"}.items(),
+)
+def test_a_mistyped_command_names_the_one_that_was_meant(typed, meant):
+    status, _, err = cli(typed)
+    assert status == 2 and f"Did you mean {meant!r}?" in " ".join(err.split()), err
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_help_page_says_what_it_does_and_has_an_example(name):
     text = " ".join(good(name, "--help").split())

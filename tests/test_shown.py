@@ -11,7 +11,7 @@ from zoo.evals import Subject
 from zoo.evals.kept_scores import read_samples
 from zoo.terminal import Console
 from zoo.training.record import shown
-from zoo.training.record.report import closing_panel
+from zoo.training.record.report import closing_panel, sample_pairs
 from zoo.values.types import Answer
 
 HELD_OUT = {"rows": 24, "eval_fraction": 0.25, "max_steps": 2}
@@ -44,7 +44,10 @@ def test_an_online_run_shows_those_of_its_validations(train, capsys):
     )
     assert {row["when"] for row in read_samples(run) if row["eval"] == "held-out"} == {"step 0", "step 1", "step 2"}
     closing_panel(Console(width=400), run, run.summary)
-    assert "prompt  " in capsys.readouterr().out
+    panel = capsys.readouterr().out
+    assert "prompt  " in panel
+    pairs = [(old["score"], new["score"]) for old, new in sample_pairs(run)]
+    assert ("The answer whose score rose most:" in panel) == any(new > old for old, new in pairs), pairs
 
 
 def test_a_resumed_run_has_the_same_answers(train):

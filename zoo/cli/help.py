@@ -54,6 +54,13 @@ class Group(TyperGroup):
             stopped.exit_status = 130
             raise stopped from None
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Also suggests the commands that a word is a part of: new-plugin for new."""
+        parts = [name for name in self.commands if args[0] in name.split("-") and args[0] != name]
+        if parts and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(map(repr, parts))}?")
+        return super().resolve_command(ctx, args)
+
     def format_help(self, ctx: Any, formatter: Any) -> None:
         console = Console()
         _print_head(self, ctx, console)

@@ -103,9 +103,13 @@ def by_case(samples: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _sample_lines(pairs: list[tuple[dict[str, Any], dict[str, Any]]]) -> list[Text | str]:
     """The held-out prompt whose answer improved most, before and after; the first two where there are no scores."""
-    best = sorted(pairs, key=lambda pair: (pair[0]["score"] or 0) - (pair[1]["score"] or 0))
+
+    def gain(pair: tuple[dict[str, Any], dict[str, Any]]) -> float:
+        return (pair[1]["score"] or 0) - (pair[0]["score"] or 0)
+
+    best = sorted(pairs, key=gain, reverse=True)
     scored = any(new["score"] is not None for _, new in best)
-    lines: list[Text | str] = []
+    lines: list[Text | str] = ["The answer whose score rose most:"] if best and gain(best[0]) > 0 else []
     for old, new in best[: 1 if scored else 2]:
         prompt = new["prompt"] if isinstance(new["prompt"], str) else new["prompt"][-1]["content"]
         texts = {"prompt ": prompt, "before ": answer_in(old), "after  ": answer_in(new)}
